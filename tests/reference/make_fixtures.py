@@ -12,7 +12,8 @@ So the files do not depend on how transformers arranges or saves a model.
 
 A seed is taken only if every decision is clear: in each MoE layer, for each token of each run, the
 k-th and the (k+1)-th selection key differ by at least MIN_ROUTE_GAP relative to the k-th (and so do
-the last kept and the first dropped group), and each greedy token leads by MIN_GREEDY_GAP.
+the last kept and the first dropped group), the k chosen keys are apart by MIN_ORDER_GAP, so that
+their order is clear too, and each greedy token leads by MIN_GREEDY_GAP.
 README.md describes the files.
 """
 import argparse
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MIN_ROUTE_GAP = 1e-3     # relative
+MIN_ORDER_GAP = 1e-4     # relative, between neighbours among the k chosen
 MIN_GREEDY_GAP = 1e-2    # of logits whose standard deviation is about 2
 RUNS = [("1", 1, 1), ("7", 1, 7), ("64", 1, 64), ("2x7", 2, 7)]  # suffix, B, T
 PROMPT, NEW = 7, 24
@@ -81,7 +83,7 @@ def olmoe():
         "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 24, "initializer_range": 0.02, "intermediate_size": 22,
         "max_position_embeddings": 128, "model_type": "olmoe", "norm_topk_prob": False, "num_attention_heads": 4,
         "num_experts": 9, "num_experts_per_tok": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
-        "output_router_logits": False, "pad_token_id": 1, "rms_norm_eps": 1e-05, "rope_scaling": None,
+        "output_router_logits": False, "pad_token_id": 1, "rms_norm_eps": 1e-03, "rope_scaling": None,
         "rope_theta": 10000.0, "router_aux_loss_coef": 0.01, "tie_word_embeddings": False, "torch_dtype": "float32",
         "use_cache": True, "vocab_size": 83,
     }
@@ -110,7 +112,7 @@ def deepseekv3_noqlora():
     c.update(hidden_size=28, intermediate_size=40, kv_lora_rank=12, max_position_embeddings=8192,
              moe_intermediate_size=14, n_group=1, topk_group=1, n_routed_experts=7, n_shared_experts=1,
              num_attention_heads=2, num_key_value_heads=2, num_experts_per_tok=3, q_lora_rank=None,
-             qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=7, rms_norm_eps=1e-05, rope_scaling=None,
+             qk_nope_head_dim=6, qk_rope_head_dim=4, v_head_dim=7, rms_norm_eps=1e-03, rope_scaling=None,
              rope_theta=50000.0, routed_scaling_factor=2.446, vocab_size=79)
     return c
 
@@ -340,7 +342,7 @@ class Runner:
 
     def __init__(self, model, c):
         self.model, self.c, self.seen = model, c, []
-        self.gap = self.group_gap = float("inf")
+        self.gap = self.group_gap = self.order_gap = float("inf")
         for i in moe_layers(c):
             model.model.layers[i].mlp.gate.register_forward_hook(
                 lambda m, a, out: self.seen.append((m, out)))
@@ -356,6 +358,8 @@ class Runner:
             best = key.topk(k + 1, -1)
             gap = ((best.values[:, k - 1] - best.values[:, k]) / best.values[:, k - 1].abs()).min().item()
             self.gap = min(self.gap, gap)
+            near = best.values[:, :k - 1] - best.values[:, 1:k]
+            self.order_gap = min(self.order_gap, (near / best.values[:, :k - 1].abs()).min().item())
             order = key.gather(1, index).argsort(-1, descending=True)
             index, weight = index.gather(1, order), weight.gather(1, order)
             if gap > 0 and not torch.equal(index, best.indices[:, :k]):
@@ -392,7 +396,7 @@ def expected(model, c, seed):
         lead = min(lead, float(top[1] - top[0]))
         ids = np.concatenate([ids, np.array([[row.argmax()]], np.int32)], 1)
     out["greedy"] = ids[0]
-    stats = {"route_gap": min(run.gap, run.group_gap), "greedy_gap": lead,
+    stats = {"route_gap": min(run.gap, run.group_gap), "order_gap": run.order_gap, "greedy_gap": lead,
              "greedy_distinct": len(set(ids[0, PROMPT:].tolist())),
              "logit_std": float(out["logits_64"].std()),
              "experts_used": [len(set(x.reshape(-1).tolist())) for x in out["experts_64"]]}
@@ -433,7 +437,8 @@ def try_seed(name, seed, scratch):
     write_checkpoint(ref, plain, values(stored), shards)
     model = load_model(ref)
     out, stats = expected(model, c, seed)
-    ok = (stats["route_gap"] >= MIN_ROUTE_GAP and stats["greedy_gap"] >= MIN_GREEDY_GAP
+    ok = (stats["route_gap"] >= MIN_ROUTE_GAP and stats["order_gap"] >= MIN_ORDER_GAP
+          and stats["greedy_gap"] >= MIN_GREEDY_GAP
           and stats["greedy_distinct"] >= 8
           and all(n == (c.get("num_local_experts") or c.get("num_experts") or c["n_routed_experts"])
                   for n in stats["experts_used"]))
@@ -474,8 +479,8 @@ def make_case(name, root):
     for key, value in out.items():
         np.save(os.path.join(directory, "expected", key + ".npy"), np.ascontiguousarray(value))
     size = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(directory) for f in fs)
-    print("%s: seed %d, %d bytes, route gap %.1e, greedy gap %.3f, logits std %.2f, f32 to f64 %.1e, greedy %s" % (
-        name, seed, size, stats["route_gap"], stats["greedy_gap"], stats["logit_std"], stats["f64"],
+    print("%s: seed %d, %d bytes, route gap %.1e, order gap %.1e, greedy gap %.3f, logits std %.2f, f32 to f64 %.1e, greedy %s" % (
+        name, seed, size, stats["route_gap"], stats["order_gap"], stats["greedy_gap"], stats["logit_std"], stats["f64"],
         out["greedy"][PROMPT:].tolist()), flush=True)
 
 

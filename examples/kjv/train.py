@@ -392,9 +392,10 @@ def cmd_export(a):
         json.dump(CONFIG, f, indent=2)
         f.write("\n")
     with open(os.path.join(a.out, "generation_config.json"), "w") as f:
-        json.dump({"do_sample": True, "temperature": 0.7, "max_length": 512}, f, indent=2)
+        json.dump({"do_sample": True, "temperature": 0.7, "max_length": 256}, f, indent=2)
         f.write("\n")
     save_file(released(model), os.path.join(a.out, "model.safetensors"), metadata={"format": "pt"})
+    os.chmod(os.path.join(a.out, "model.safetensors"), 0o644)
     with open(os.path.join(a.out, "heldout.bin"), "wb") as f:
         f.write(held)
 

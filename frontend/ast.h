@@ -104,8 +104,8 @@ struct mc_expr {
     } as;
     mc_binop op;
     mc_expr *a, *b, *c;
-    mc_arg *items;   /* LIST, INDEX, CALL, ROUTE, MOE: its arguments */
-    mc_word label;   /* CALL, MOE, ROUTE */
+    mc_arg *items;          /* LIST, INDEX, CALL, ROUTE, MOE: its arguments */
+    mc_word label;          /* CALL, MOE, ROUTE */
     mc_route_stage *stages; /* ROUTE */
     mc_clause *clauses;     /* MOE */
 };
@@ -121,8 +121,8 @@ typedef struct mc_formal mc_formal;
 struct mc_formal {
     mc_word name; /* absent for a single unnamed result */
     bool is_tensor;
-    mc_type_expr type;   /* of a tensor */
-    mc_expr *initial;    /* default of a compile-time formal, or NULL */
+    mc_type_expr type; /* of a tensor */
+    mc_expr *initial;  /* default of a compile-time formal, or NULL */
     mc_formal *next;
 };
 
@@ -173,12 +173,12 @@ struct mc_setting {
 };
 
 typedef enum mc_item_kind {
-    MC_ITEM_USE,       /* text */
-    MC_ITEM_DIM,       /* name, value = range or NULL; one item per name */
-    MC_ITEM_PARAM,     /* name, value; one item per name */
-    MC_ITEM_DEFAULT,   /* name, args */
-    MC_ITEM_ASSERT,    /* value, text */
-    MC_ITEM_BLOCK,     /* name, formals, results, body */
+    MC_ITEM_USE,     /* text */
+    MC_ITEM_DIM,     /* name, value = range or NULL; one item per name */
+    MC_ITEM_PARAM,   /* name, value; one item per name */
+    MC_ITEM_DEFAULT, /* name, args */
+    MC_ITEM_ASSERT,  /* value, text */
+    MC_ITEM_BLOCK,   /* name, formals, results, body */
     MC_ITEM_MODEL,
     MC_ITEM_WEIGHTS,   /* name (may be absent), rules */
     MC_ITEM_PRECISION, /* settings */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 moec_status
-mc_fail(mc_error *error, moec_status status, const char *format, ...)
+mc_fail(mc_fault *error, moec_status status, const char *format, ...)
 {
     if (error) {
         va_list args;
@@ -23,14 +23,14 @@ mc_fail(mc_error *error, moec_status status, const char *format, ...)
 }
 
 static moec_status
-fail_errno(mc_error *error, const char *what, const char *path)
+fail_errno(mc_fault *error, const char *what, const char *path)
 {
     moec_status status = errno == ENOENT ? MOEC_ERR_NOT_FOUND : MOEC_ERR_IO;
     return mc_fail(error, status, "cannot %s %s: %s", what, path, strerror(errno));
 }
 
 moec_status
-mc_file_read(const char *path, size_t max_bytes, mc_buf *buf, mc_error *error)
+mc_file_read(const char *path, size_t max_bytes, mc_buf *buf, mc_fault *error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail_errno(error, "open", path);
@@ -62,7 +62,7 @@ mc_file_read(const char *path, size_t max_bytes, mc_buf *buf, mc_error *error)
 }
 
 moec_status
-mc_file_map(const char *path, mc_mapping *out, mc_error *error)
+mc_file_map(const char *path, mc_mapping *out, mc_fault *error)
 {
     *out = (mc_mapping){0};
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -106,7 +106,7 @@ mc_file_is_directory(const char *path)
 }
 
 moec_status
-mc_make_directories(const char *path, mc_error *error)
+mc_make_directories(const char *path, mc_fault *error)
 {
     char *copy = strdup(path);
     if (!copy) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
@@ -141,7 +141,7 @@ writer_free(mc_writer *w)
 }
 
 moec_status
-mc_writer_open(const char *path, mc_writer **out, mc_error *error)
+mc_writer_open(const char *path, mc_writer **out, mc_fault *error)
 {
     *out = NULL;
     mc_writer *w = calloc(1, sizeof *w);
@@ -162,7 +162,7 @@ mc_writer_open(const char *path, mc_writer **out, mc_error *error)
 }
 
 moec_status
-mc_writer_write(mc_writer *w, const void *data, size_t n_bytes, mc_error *error)
+mc_writer_write(mc_writer *w, const void *data, size_t n_bytes, mc_fault *error)
 {
     const char *p = data;
     while (n_bytes) {
@@ -189,7 +189,7 @@ mc_writer_temporary(const mc_writer *w)
 }
 
 moec_status
-mc_writer_commit(mc_writer *w, unsigned mode, mc_error *error)
+mc_writer_commit(mc_writer *w, unsigned mode, mc_fault *error)
 {
     moec_status status = MOEC_OK;
     mode_t mask = umask(0);
@@ -213,7 +213,7 @@ mc_writer_abandon(mc_writer *w)
 }
 
 moec_status
-mc_file_write(const char *path, const void *data, size_t n_bytes, unsigned mode, mc_error *error)
+mc_file_write(const char *path, const void *data, size_t n_bytes, unsigned mode, mc_fault *error)
 {
     mc_writer *w;
     moec_status status = mc_writer_open(path, &w, error);

@@ -1,0 +1,9 @@
+/* moec/moec.h: everything. Programs that only run ahead-of-time artefacts include moec/runtime.h instead. */
+#ifndef MOEC_MOEC_H
+#define MOEC_MOEC_H
+
+#include "moec/base.h"
+#include "moec/compiler.h"
+#include "moec/runtime.h"
+
+#endif

@@ -2,6 +2,7 @@
  * the process: a missing symbol is a fault of the code generator and should be reported, not resolved by chance. */
 #include "codegen/cpu/llvm_jit.h"
 
+#include <llvm-c/Core.h>
 #include <llvm-c/LLJIT.h>
 #include <llvm-c/Target.h>
 #include <pthread.h>
@@ -51,13 +52,12 @@ mc_jit_load(const void *object, size_t n_bytes, mc_diags *d)
     return jit;
 }
 
-void *
+uintptr_t
 mc_jit_symbol(mc_jit *jit, const char *name, mc_diags *d)
 {
     LLVMOrcExecutorAddress address = 0;
-    if (!check(LLVMOrcLLJITLookup(jit->lljit, &address, name), "LLVM's JIT cannot find or link a symbol", d))
-        return NULL;
-    return (void *)(uintptr_t)address;
+    bool ok = check(LLVMOrcLLJITLookup(jit->lljit, &address, name), "LLVM's JIT cannot find or link a symbol", d);
+    return ok ? (uintptr_t)address : 0;
 }
 
 void

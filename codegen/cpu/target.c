@@ -10,13 +10,13 @@
 
 /* clang-format off */
 static const mc_cpu_target TARGETS[] = {
-    /* name, triple, cpu, llvm features, needs, is_host, vl, nr, mr, registers */
+    /* name, triple, cpu, llvm features, needs, is_host, vl, nr, mr, unroll, registers */
     {"x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "+avx2,+fma,+f16c,+bmi2",
-     "avx2,fma,f16c,bmi2", false, 8, 16, 6, 16},
+     "avx2,fma,f16c,bmi2", false, 8, 16, 6, 4, 16},
     {"x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "+avx2,+fma,+f16c,+bmi2,+avx512f,+avx512bw,+avx512dq,+avx512vl",
-     "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl", false, 16, 32, 12, 32},
+     "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl", false, 16, 32, 12, 2, 32},
     {"aarch64", "aarch64-unknown-linux-gnu", "neoverse-n1", "+neon",
-     "neon", false, 4, 16, 6, 32},
+     "neon", false, 4, 16, 6, 1, 32},
 };
 /* clang-format on */
 enum { N_TARGETS = sizeof TARGETS / sizeof TARGETS[0] };

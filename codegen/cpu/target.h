@@ -16,6 +16,7 @@ typedef struct mc_cpu_target {
     int vl;                    /* f32 lanes of a vector register */
     int nr;                    /* columns of a weight panel, a multiple of vl */
     int mr;                    /* most rows of a register tile */
+    int unroll;                /* steps of k in a tile's loop */
     int n_registers;           /* vector registers */
 } mc_cpu_target;
 

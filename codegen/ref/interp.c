@@ -30,15 +30,20 @@ number_values(mc_ref *ref)
     uint32_t end = 0;
     for (int pass = 0; pass < 2; pass++) {
         if (pass) ref->local = MC_NEW_N(ref->arena, uint32_t, end);
-        MC_FOR_FUNCS (f, ref->module) {
+        MC_FOR_FUNCS(f, ref->module)
+        {
             uint32_t n = 0;
             for (size_t i = 0; i < f->formals.n; i++, n++)
-                if (pass) ref->local[f->formals.items[i]->id] = n;
-                else if (f->formals.items[i]->id >= end) end = f->formals.items[i]->id + 1;
-            MC_FOR_OPS (op, f)
-                for (int i = 0; i < op->n_results; i++, n++)
-                    if (pass) ref->local[op->results[i].id] = n;
-                    else if (op->results[i].id >= end) end = op->results[i].id + 1;
+                if (pass)
+                    ref->local[f->formals.items[i]->id] = n;
+                else if (f->formals.items[i]->id >= end)
+                    end = f->formals.items[i]->id + 1;
+            MC_FOR_OPS(op, f)
+            for (int i = 0; i < op->n_results; i++, n++)
+                if (pass)
+                    ref->local[op->results[i].id] = n;
+                else if (op->results[i].id >= end)
+                    end = op->results[i].id + 1;
         }
     }
 }
@@ -120,7 +125,8 @@ bind_dim(mc_ref *ref, mc_ref_frame *f, bool *bound, mc_dim d, int64_t n, mc_span
     if (d.n_syms != 1 || d.add != 0 || d.mul <= 0) return true;
     int sym = d.syms[0];
     mc_str name = ref->module->syms[sym].name;
-    if (n % d.mul) return mc_error(ref->diags, span, MC_E0310, "%lld is not a multiple of %lld", (long long)n, (long long)d.mul);
+    if (n % d.mul)
+        return mc_error(ref->diags, span, MC_E0310, "%lld is not a multiple of %lld", (long long)n, (long long)d.mul);
     int64_t value = n / d.mul;
     if (bound[sym] && f->syms[sym] != value)
         return mc_error(ref->diags, span, MC_E0310, "%.*s is both %lld and %lld", MC_FMT(name), (long long)f->syms[sym],
@@ -220,12 +226,13 @@ copy_tensor(mc_ref_tensor *to, const mc_ref_tensor *from, mc_arena *arena)
 
 /* f has func, scope, site, expert, depth, syms. */
 static bool
-run_frame(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *args, mc_arena *arena, mc_ref_tensor *results, int n_results)
+run_frame(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *args, mc_arena *arena, mc_ref_tensor *results,
+          int n_results)
 {
     if (!ref->frames[f->depth]) ref->frames[f->depth] = mc_arena_create();
     f->arena = ref->frames[f->depth];
     size_t n = f->func->formals.n;
-    MC_FOR_OPS (op, f->func) n += op->n_results;
+    MC_FOR_OPS(op, f->func) n += op->n_results;
     f->values = MC_NEW_N(f->arena, mc_ref_tensor, n);
     for (size_t i = 0; i < f->func->formals.n; i++) f->values[i] = args[i];
     bool ok = true;
@@ -246,7 +253,8 @@ mc_ref_invoke(mc_ref_op *k, const mc_func *callee, mc_str scope, int64_t expert,
     f.depth = k->frame->depth + 1;
     if (f.depth >= MC_REF_MAX_DEPTH) return mc_ref_fail(k, MC_E0108, "calls nest deeper than %d", MC_REF_MAX_DEPTH);
     if ((size_t)n_args != callee->formals.n)
-        return mc_ref_fail(k, MC_E0317, "'%.*s' takes %zu arguments, not %d", MC_FMT(callee->name), callee->formals.n, n_args);
+        return mc_ref_fail(k, MC_E0317, "'%.*s' takes %zu arguments, not %d", MC_FMT(callee->name), callee->formals.n,
+                           n_args);
     f.site = mc_strf(k->arena, "%.*s/%u", MC_FMT(k->frame->site), k->op->id);
     memcpy(f.syms, k->frame->syms, sizeof f.syms);
     if (!bind_args(k->ref, &f, args) || !check_args(k->ref, &f, args)) return false;
@@ -258,7 +266,8 @@ mc_ref_positions(mc_ref_op *k, const mc_ref_tensor *x, int64_t *past)
 {
     if (x->rank < 2 || x->dims[1] != k->ref->n_new)
         return mc_ref_fail(k, MC_E0310, "'%s' reads %lld positions, but the run has %lld new ones",
-                           mc_op_info_of(k->op)->text, x->rank < 2 ? 0LL : (long long)x->dims[1], (long long)k->ref->n_new);
+                           mc_op_info_of(k->op)->text, x->rank < 2 ? 0LL : (long long)x->dims[1],
+                           (long long)k->ref->n_new);
     *past = mc_ref_state_past(k->ref->state);
     return true;
 }
@@ -272,8 +281,8 @@ take_input(mc_ref *ref, const mc_func *func, size_t i, const mc_ref_tensor *in, 
     bool same = in->dtype == want || (want == MOEC_F32 && in->dtype == MOEC_F64) ||
                 (want == MOEC_F64 && in->dtype == MOEC_F32) || (want == MOEC_I32 && in->dtype == MOEC_I64);
     if (!same)
-        return mc_error(ref->diags, func->span, MC_E0318, "input %zu is %s instead of %s", i, moec_dtype_name(in->dtype),
-                        moec_dtype_name(want));
+        return mc_error(ref->diags, func->span, MC_E0318, "input %zu is %s instead of %s", i,
+                        moec_dtype_name(in->dtype), moec_dtype_name(want));
     int64_t n = 1;
     bool fits = mc_ref_tensor_init(out, mc_ref_held(ref, want), in->dims, in->rank, arena);
     if (!fits || out->n != in->n || (in->n && !in->data))
@@ -286,7 +295,8 @@ static void
 set_positions(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *inputs, int n_inputs)
 {
     ref->n_new = 0;
-    if (ref->sym_s >= 0 && f->syms[ref->sym_s] != MC_REF_UNBOUND) ref->n_new = f->syms[ref->sym_s];
+    if (ref->sym_s >= 0 && f->syms[ref->sym_s] != MC_REF_UNBOUND)
+        ref->n_new = f->syms[ref->sym_s];
     else
         for (int i = 0; i < n_inputs; i++)
             if (inputs[i].rank >= 2) {
@@ -297,7 +307,8 @@ set_positions(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *inputs, int n_i
 }
 
 static bool
-run_entry(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *inputs, mc_arena *arena, mc_ref_tensor *outputs, int n_outputs)
+run_entry(mc_ref *ref, mc_ref_frame *f, const mc_ref_tensor *inputs, mc_arena *arena, mc_ref_tensor *outputs,
+          int n_outputs)
 {
     size_t n = f->func->formals.n;
     mc_arena *scratch = mc_arena_create();
@@ -323,8 +334,10 @@ mc_ref_run_func(mc_ref *ref, const mc_func *func, mc_str scope, mc_ref_state *st
     mc_ref_frame f = {.func = func, .scope = scope, .expert = -1};
     memcpy(f.syms, ref->fixed_syms, sizeof f.syms);
     bool ok = run_entry(ref, &f, inputs, arena, outputs, n_outputs);
-    if (ok) mc_ref_state_commit(ref->state, ref->n_new);
-    else mc_ref_state_rollback(ref->state);
+    if (ok)
+        mc_ref_state_commit(ref->state, ref->n_new);
+    else
+        mc_ref_state_rollback(ref->state);
     mc_ref_state_destroy(own);
     ref->state = NULL;
     return ok;

@@ -9,9 +9,9 @@
  *     mc_ref_state_destroy(state);
  *     mc_ref_destroy(ref);
  *
- * A value whose type says f32 is held in f32 (F32) or f64 (F64); values of other types are held as they are. In F32 every
- * single arithmetic step is rounded to f32, and a matmul element is one fmaf chain in ascending order, so that a backend
- * can be compared bit for bit where ops.def leaves no freedom. Elementary functions are those of libm.
+ * A value whose type says f32 is held in f32 (F32) or f64 (F64); values of other types are held as they are. In F32
+ * every single arithmetic step is rounded to f32, and a matmul element is one fmaf chain in ascending order, so that a
+ * backend can be compared bit for bit where ops.def leaves no freedom. Elementary functions are those of libm.
  *
  * Rows that ops.def calls undefined hold NaN (or -1): whatever depends on them shows it.
  */
@@ -49,8 +49,8 @@ typedef struct mc_ref_weight_request {
  * ends and never written. False: there is no such weight. */
 typedef bool mc_ref_weight_fn(void *user, const mc_ref_weight_request *request, mc_ref_tensor *out);
 
-/* After each executed op. `scope` is that of the call, `expert` the expert whose body is running or -1. Results are valid
- * during the call only. */
+/* After each executed op. `scope` is that of the call, `expert` the expert whose body is running or -1. Results are
+ * valid during the call only. */
 typedef struct mc_ref_event {
     const mc_op *op;
     mc_str scope;
@@ -83,8 +83,9 @@ void mc_ref_destroy(mc_ref *ref); /* NULL is allowed */
 bool mc_ref_set_symbol(mc_ref *ref, mc_str name, int64_t value);
 
 /* Runs the model function once. Inputs must have the dtypes of its formals, except that i64 stands for i32 and f64 for
- * f32 and the reverse. Outputs are allocated in `arena`. The state advances by the new positions (the symbol S, else axis
- * 1 of the first input that has one) if and only if the run succeeds; NULL: a fresh one. A state belongs to one module. */
+ * f32 and the reverse. Outputs are allocated in `arena`. The state advances by the new positions (the symbol S, else
+ * axis 1 of the first input that has one) if and only if the run succeeds; NULL: a fresh one. A state belongs to one
+ * module. */
 bool mc_ref_run(mc_ref *ref, mc_ref_state *state, const mc_ref_tensor *inputs, int n_inputs, mc_arena *arena,
                 mc_ref_tensor *outputs, int n_outputs);
 /* The same for one function of the module, run in a scope of weight paths. */

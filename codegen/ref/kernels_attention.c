@@ -1,5 +1,5 @@
-/* Attention and positions. A query sees a set of keys; keys outside it are not computed at all, so a query's result is the
- * same bits whether its sequence came at once or token by token. */
+/* Attention and positions. A query sees a set of keys; keys outside it are not computed at all, so a query's result is
+ * the same bits whether its sequence came at once or token by token. */
 #include "codegen/ref/num.h"
 
 #include "ir/rope.h"

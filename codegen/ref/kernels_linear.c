@@ -1,5 +1,6 @@
-/* Matrix products. One element is one chain of fused multiply-adds over ascending k; with FP8 scales, one chain for each
- * run of 128, then fma(run, scale, total). This order is part of the definition: backends reproduce it bit for bit. */
+/* Matrix products. One element is one chain of fused multiply-adds over ascending k; with FP8 scales, one chain for
+ * each run of 128, then fma(run, scale, total). This order is part of the definition: backends reproduce it bit for
+ * bit. */
 #include "codegen/ref/num.h"
 
 enum { SCALE_BLOCK = 128 };
@@ -80,17 +81,19 @@ mc_ref_LINEAR(mc_ref_op *k)
     return true;
 }
 
-/* Operands gate and up of op, starting at operand w: w_gate, w_up; biases and scales from operand `extra` on. In stage
- * plan both may be one value that holds gate above up. */
+/* Operands gate and up of op, starting at operand w: w_gate, w_up; biases and scales from operand `extra` on. Both may
+ * be one packed pair, which holds gate above up. */
 static void
-gate_and_up(const mc_ref_op *k, int w, int extra, int64_t e, mc_ref_tensor slices[6], mc_ref_matrix *gate, mc_ref_matrix *up)
+gate_and_up(const mc_ref_op *k, int w, int extra, int64_t e, mc_ref_tensor slices[6], mc_ref_matrix *gate,
+            mc_ref_matrix *up)
 {
     const mc_ref_tensor *more[4];
     for (int i = 0; i < 4; i++) more[i] = operand(k, extra + i);
     *gate = mc_ref_matrix_of(k->in[w], more[0], more[2], e, slices);
     *up = mc_ref_matrix_of(k->in[w + 1], more[1], more[3], e, slices + 3);
-    if (mc_operand(k->op, w) != mc_operand(k->op, w + 1)) return;
-    if (k->ref->module->stage != MC_STAGE_PLAN) return; /* there, the same weight for both is what it says */
+    const mc_value *v = mc_operand(k->op, w);
+    bool pair = v == mc_operand(k->op, w + 1) && v->def && v->def->opcode == MC_OP_PACKED;
+    if (!pair || !mc_attr_str(v->def, "path2").len) return;
     gate->n_out /= 2;
     up->n_out /= 2;
     up->first = gate->n_out;
@@ -182,8 +185,7 @@ static void
 combine(const mc_ref_op *k, mc_ref_tensor *y, int64_t to, double gate, const double *row)
 {
     int64_t width = mc_ref_last(y);
-    for (int64_t d = 0; d < width; d++)
-        put(y, to * width + d, num_fma(k, gate, row[d], get(y, to * width + d)));
+    for (int64_t d = 0; d < width; d++) put(y, to * width + d, num_fma(k, gate, row[d], get(y, to * width + d)));
 }
 
 bool

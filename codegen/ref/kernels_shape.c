@@ -30,7 +30,8 @@ bool
 mc_ref_RESHAPE(mc_ref_op *k)
 {
     if (k->out[0].n != k->in[0]->n)
-        return mc_ref_fail(k, MC_E0313, "%lld elements cannot become %lld", (long long)k->in[0]->n, (long long)k->out[0].n);
+        return mc_ref_fail(k, MC_E0313, "%lld elements cannot become %lld", (long long)k->in[0]->n,
+                           (long long)k->out[0].n);
     for (int64_t i = 0; i < k->out[0].n; i++) move(&k->out[0], i, k->in[0], i);
     return true;
 }

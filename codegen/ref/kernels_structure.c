@@ -1,5 +1,5 @@
-/* Weights, constants, calls: the ops whose results are not computed but fetched. A weight stays in its storage dtype and
- * in the provider's memory; kernels widen elements as they read them. */
+/* Weights, constants, calls: the ops whose results are not computed but fetched. A weight stays in its storage dtype
+ * and in the provider's memory; kernels widen elements as they read them. */
 #include "codegen/ref/num.h"
 
 #include <string.h>
@@ -82,7 +82,8 @@ mc_ref_PACKED(mc_ref_op *k)
     if (!mc_ref_tensor_init(out, dtype, out->dims, out->rank, k->arena)) return false;
     if (!path2.len) {
         if (!fetch(k, &want, &a)) return false;
-        if (a.dtype == dtype) *out = a;
+        if (a.dtype == dtype)
+            *out = a;
         else
             for (int64_t i = 0; i < a.n; i++) put(out, i, get(&a, i));
         return true;

@@ -13,8 +13,8 @@ enum { MC_REF_MAX_DEPTH = 64, MC_REF_UNBOUND = -1 };
 typedef struct mc_ref_frame {
     struct mc_ref_frame *caller;
     const mc_func *func;
-    mc_str scope; /* before weight paths */
-    mc_str site;  /* identifies the path of call sites: state keys */
+    mc_str scope;   /* before weight paths */
+    mc_str site;    /* identifies the path of call sites: state keys */
     int64_t expert; /* whose body this is, or -1 */
     int depth;
     mc_arena *arena;       /* reset when the frame ends */
@@ -73,8 +73,8 @@ void mc_ref_state_commit(mc_ref_state *state, int64_t n_new);
 void mc_ref_state_rollback(mc_ref_state *state);
 
 /* Shared by several kernels. */
-int64_t mc_ref_rows(const mc_ref_tensor *t);            /* product of all dims but the last; 1 for scalars */
-int64_t mc_ref_last(const mc_ref_tensor *t);            /* the last dim; 1 for scalars */
+int64_t mc_ref_rows(const mc_ref_tensor *t);                    /* product of all dims but the last; 1 for scalars */
+int64_t mc_ref_last(const mc_ref_tensor *t);                    /* the last dim; 1 for scalars */
 mc_ref_tensor mc_ref_slice0(const mc_ref_tensor *t, int64_t i); /* t[i], sharing data */
 /* Greater keys first, NaN before all, ties by the lower index: should `a` at index i stand before `b` at index j? */
 bool mc_ref_before(double a, int64_t i, double b, int64_t j);

@@ -1,5 +1,5 @@
-/* What lives across steps. A step never changes what an earlier one kept: it makes a successor, and the run, when it has
- * succeeded, makes all successors current at once. So a failed step can simply be tried again. */
+/* What lives across steps. A step never changes what an earlier one kept: it makes a successor, and the run, when it
+ * has succeeded, makes all successors current at once. So a failed step can simply be tried again. */
 #include "codegen/ref/ref.h"
 
 #include <stdlib.h>

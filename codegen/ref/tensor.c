@@ -10,7 +10,8 @@ mc_ref_tensor_init(mc_ref_tensor *t, moec_dtype dtype, const int64_t *dims, int 
     if (rank < 0 || rank > MC_MAX_RANK) return false;
     for (int i = 0; i < rank; i++)
         if (dims[i] < 0 || __builtin_mul_overflow(n, dims[i], &n)) return false;
-    if (__builtin_mul_overflow(n, (int64_t)moec_dtype_bytes(dtype), &n_bytes) || n_bytes > max_tensor_bytes) return false;
+    if (__builtin_mul_overflow(n, (int64_t)moec_dtype_bytes(dtype), &n_bytes) || n_bytes > max_tensor_bytes)
+        return false;
     mc_ref_tensor made = {.dtype = dtype, .rank = rank, .n = n};
     for (int i = 0; i < rank; i++) made.dims[i] = dims[i];
     if (arena) made.data = mc_arena_alloc(arena, (size_t)n_bytes);

@@ -36,6 +36,7 @@ typedef struct mc_diags {
     MC_VEC(mc_diagnostic) list;
     int n_errors, n_warnings, n_remarks;
     bool too_many; /* the cap of 20 errors was reached: later ones are counted, not kept */
+    bool dropped;  /* the newest diagnostic was not kept, so its notes are not either */
 } mc_diags;
 
 void mc_diags_init(mc_diags *d, mc_arena *arena, const mc_sources *sources);
@@ -45,11 +46,11 @@ bool mc_warning(mc_diags *d, mc_span span, mc_code code, const char *format, ...
 bool mc_remark(mc_diags *d, mc_span span, mc_code code, const char *format, ...) MOEC_PRINTF(4, 5);
 bool mc_note(mc_diags *d, mc_span span, const char *format, ...) MOEC_PRINTF(3, 4);
 
-const char *mc_code_name(mc_code code);  /* "E0301" */
-const char *mc_code_slug(mc_code code);  /* "top-too-large" */
-const char *mc_code_text(mc_code code);  /* one line: what the code means */
+const char *mc_code_name(mc_code code); /* "E0301" */
+const char *mc_code_slug(mc_code code); /* "top-too-large" */
+const char *mc_code_text(mc_code code); /* one line: what the code means */
 mc_severity mc_code_severity(mc_code code);
-mc_code mc_code_find(mc_str name);       /* MC_N_CODES when unknown */
+mc_code mc_code_find(mc_str name); /* MC_N_CODES when unknown */
 
 /* file:line:col: error[E0301]: text, the source line with a caret, notes, and (once, at the end) the help line. */
 void mc_diag_render(const mc_diags *d, const mc_diagnostic *diagnostic, bool color, mc_buf *out);

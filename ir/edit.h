@@ -15,7 +15,8 @@ mc_op *mc_op_create(mc_module *m, mc_opcode opcode, mc_value *const *operands, i
                     const mc_type *const *result_types, int n_results, const mc_attr *attrs, mc_span span);
 void mc_op_insert_before(mc_func *f, mc_op *position, mc_op *op); /* position NULL: at the end */
 void mc_op_move_before(mc_op *position, mc_op *op);
-void mc_op_remove(mc_op *op); /* its results must have no uses */
+/* Its results must have no uses. A loop of MC_FOR_OPS may remove the op it stands on. */
+void mc_op_remove(mc_op *op);
 void mc_op_set_operand(mc_op *op, int i, mc_value *value);
 void mc_op_set_attr(mc_op *op, const char *name, mc_attr attr);
 void mc_value_replace_uses(mc_value *old_value, mc_value *new_value);

@@ -1,5 +1,6 @@
 /* type: element type + shape. Types are interned in their module: equal types are the same pointer.
- * A dimension is mul * (product of up to three symbols) + add; symbols get their values at run time. */
+ * A dimension is mul * (product of up to three symbols) + add; symbols get their values at run time. The empty product
+ * is 1, and a constant n is always stored as mul = n, add = 0. */
 #ifndef MC_IR_TYPE_H
 #define MC_IR_TYPE_H
 

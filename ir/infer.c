@@ -197,9 +197,12 @@ mc_in_want_axis(mc_infer *in, int64_t axis, int rank)
 bool
 mc_in_func_results(mc_infer *in, const mc_func *f, const mc_op **out_return)
 {
-    *out_return = f->last;
-    if (f->last && f->last->opcode == MC_OP_RETURN) return true;
-    return mc_in_refuse(in, MC_E0403, "@%.*s does not end with return", MC_FMT(f->name));
+    const mc_op *end = f->last;
+    *out_return = end;
+    bool good = end && end->opcode == MC_OP_RETURN;
+    for (int i = 0; good && i < end->n_operands; i++) good = end->operands[i].value != NULL;
+    if (good) return true;
+    return mc_in_refuse(in, MC_E0403, "@%.*s does not end with a whole return", MC_FMT(f->name));
 }
 
 bool

@@ -18,7 +18,7 @@ typedef struct entry_head {
 static const char magic[8] = "moecode";
 
 void
-mc_code_fini(mc_code *code)
+mc_product_fini(mc_product *code)
 {
     mc_buf_fini(&code->object);
     mc_buf_fini(&code->name);
@@ -43,7 +43,7 @@ entry_path(const char *directory, mc_code_key key, mc_buf *out)
 }
 
 static bool
-decode(mc_str text, mc_code_key key, mc_code *out)
+decode(mc_str text, mc_code_key key, mc_product *out)
 {
     entry_head head;
     if (text.len < sizeof head) return false;
@@ -60,7 +60,7 @@ decode(mc_str text, mc_code_key key, mc_code *out)
 }
 
 bool
-mc_code_cache_get(const char *directory, mc_code_key key, mc_code *out)
+mc_code_cache_get(const char *directory, mc_code_key key, mc_product *out)
 {
     mc_buf path = {0}, text = {0};
     entry_path(directory, key, &path);
@@ -71,7 +71,7 @@ mc_code_cache_get(const char *directory, mc_code_key key, mc_code *out)
 }
 
 void
-mc_code_cache_put(const char *directory, mc_code_key key, const mc_code *code)
+mc_code_cache_put(const char *directory, mc_code_key key, const mc_product *code)
 {
     mc_buf path = {0}, body = {0}, text = {0};
     mc_buf_str(&body, mc_buf_view(&code->name));

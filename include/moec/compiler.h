@@ -1,18 +1,15 @@
 /* moec/compiler.h: compiling a .moe text in this process, to run it here or to keep it.
  *
- *     moec_context *ctx;
  *     moec_compiled *compiled;
  *     moec_model *model;
  *     moec_compile_options options = {.on_diagnostic = print_it};
- *     if (moec_context_create(&ctx)) return 1;
- *     if (moec_compile_file(ctx, "layer.moe", &options, &compiled) == MOEC_OK &&
+ *     if (moec_compile_file("layer.moe", &options, &compiled) == MOEC_OK &&
  *         moec_compiled_load(compiled, &model, &error) == MOEC_OK) {
  *         ... moec_weights_open(model, ...), moec_session_create(...): moec/runtime.h
  *     }
  *     moec_compiled_destroy(compiled);      after the model and its sessions
- *     moec_context_destroy(ctx);
  *
- * A context belongs to one thread at a time; contexts are independent of each other. Nothing here prints or exits.
+ * Compiles share nothing: any number may run at once, one a thread. Nothing here prints or exits.
  */
 #ifndef MOEC_COMPILER_H
 #define MOEC_COMPILER_H
@@ -23,7 +20,6 @@
 extern "C" {
 #endif
 
-typedef struct moec_context moec_context;
 typedef struct moec_compiled moec_compiled;
 
 typedef enum moec_severity { MOEC_SEVERITY_ERROR, MOEC_SEVERITY_WARNING, MOEC_SEVERITY_REMARK } moec_severity;
@@ -60,20 +56,15 @@ typedef struct moec_compile_options {
     void *user;
 } moec_compile_options;
 
-/* Errors: MEMORY. */
-MOEC_API moec_status moec_context_create(moec_context **out_context) MOEC_MUST_USE;
-MOEC_API void moec_context_destroy(moec_context *context); /* NULL is allowed */
-
 /* Compiles a text or file. `name` appears in diagnostics. Diagnostics go to options->on_diagnostic (NULL: dropped).
  * A text compiled before, with the same options, target and version of moec, comes from the cache directory
  * ($MOEC_CACHE, else $XDG_CACHE_HOME/moec, else ~/.cache/moec; verified on load).
  * Errors: SYNTAX (diagnostics say what), NOT_FOUND and IO (the file), UNSUPPORTED (target or operation), INTERNAL. */
-MOEC_API moec_status moec_compile_text(moec_context *context, const char *name, const char *text, size_t n_bytes,
+MOEC_API moec_status moec_compile_text(const char *name, const char *text, size_t n_bytes,
                                        const moec_compile_options *options, moec_compiled **out_compiled) MOEC_MUST_USE;
-MOEC_API moec_status moec_compile_file(moec_context *context, const char *path, const moec_compile_options *options,
+MOEC_API moec_status moec_compile_file(const char *path, const moec_compile_options *options,
                                        moec_compiled **out_compiled) MOEC_MUST_USE;
-/* The context and any model loaded from it may still be used for other things; models loaded from THIS object must be gone.
- * NULL is allowed. */
+/* Models loaded from it, their weights and sessions must be gone. NULL is allowed. */
 MOEC_API void moec_compiled_destroy(moec_compiled *compiled);
 
 /* The object file (ELF), valid until destroy. */

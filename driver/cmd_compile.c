@@ -1,0 +1,153 @@
+/* moec compile: a text to an executable, a library, or any stage on the way there. */
+#include "driver/backend.h"
+#include "driver/command.h"
+#include "driver/link.h"
+#include "ir/print.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef enum emit_kind { EMIT_EXE, EMIT_LIB, EMIT_IR, EMIT_PLAN, EMIT_LL, EMIT_ASM, EMIT_OBJ, EMIT_HEADER, N_EMIT } emit_kind;
+static const char *const emit_names[N_EMIT] = {"exe", "lib", "ir", "plan", "ll", "asm", "obj", "header"};
+
+static bool
+choose_emit(const mc_cli *cli, emit_kind *out)
+{
+    const char *word = mc_cli_value(cli, MC_OPTION_EMIT);
+    *out = EMIT_EXE;
+    if (!word) return true;
+    for (int i = 0; i < N_EMIT; i++) {
+        if (strcmp(word, emit_names[i]) != 0) continue;
+        *out = (emit_kind)i;
+        return true;
+    }
+    mc_cli_usage("--emit is one of exe, lib, ir, plan, ll, asm, obj, header, not '%s'", word);
+    return false;
+}
+
+/* The output's name without an extension: that of --output, or of the input in the present directory. */
+static mc_str
+stem_of(const mc_cli *cli, mc_arena *arena, const char *input)
+{
+    const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT);
+    mc_str path = mc_str_of(given ? given : input);
+    if (!given) {
+        const char *slash = strrchr(input, '/');
+        path = mc_str_of(slash ? slash + 1 : input);
+    }
+    static const char *const endings[] = {".moe", ".moir", ".so", ".a", ".h", ".o"};
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        if (mc_str_ends(path, endings[i]) && path.len > strlen(endings[i])) {
+            path.len -= strlen(endings[i]);
+            break;
+        }
+    return mc_str_dup(arena, path);
+}
+
+static int
+write_text_stage(const mc_cli *cli, mc_unit *u, emit_kind kind)
+{
+    mc_buf text = {0};
+    mc_backend_target target;
+    bool good = true;
+    if (kind == EMIT_IR || kind == EMIT_PLAN) {
+        mc_module_print(u->module, &text);
+    } else {
+        good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, kind == EMIT_LL ? MC_CODE_LLVM : MC_CODE_ASSEMBLY, &text);
+    }
+    mc_unit_deliver(u);
+    int code = good ? mc_command_write(cli, mc_buf_view(&text)) : mc_command_exit_code(mc_unit_status(u));
+    mc_buf_fini(&text);
+    return code;
+}
+
+static bool
+front(const mc_cli *cli, mc_unit *u, const char *path, emit_kind kind)
+{
+    mc_pass_options passes;
+    mc_backend_target target;
+    if (!mc_unit_load(u, path) || !mc_unit_elaborate(u)) return false;
+    if (kind == EMIT_IR) return true;
+    if (!mc_backend_find(u, &target) || !mc_command_pass_options(cli, u->arena, &passes)) return false;
+    mc_pass_setting nr = {MC_STR("nr"), target.nr};
+    passes.settings = &nr;
+    passes.n_settings = 1;
+    return mc_unit_passes(u, &passes);
+}
+
+static int
+write_artefact(const char *path, moec_artefact kind, mc_str object, mc_str name)
+{
+    mc_fault fault = {0};
+    mc_buf header = {0};
+    moec_status status;
+    if (kind == MOEC_HEADER) {
+        mc_write_header(name.data, &header);
+        status = mc_file_write(path, header.data, header.len, 0644, &fault);
+    } else if (kind == MOEC_OBJECT) {
+        status = mc_file_write(path, object.data, object.len, 0644, &fault);
+    } else {
+        status = mc_link(object.data, object.len, name.data, kind, path, &fault);
+    }
+    mc_buf_fini(&header);
+    if (status != MOEC_OK) return mc_command_failed(status, fault.text);
+    printf("wrote %s\n", path);
+    return MC_EXIT_OK;
+}
+
+static int
+write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input)
+{
+    mc_backend_target target;
+    mc_buf object = {0};
+    mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
+    const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT);
+    bool good = kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
+    mc_unit_deliver(u);
+    int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(u));
+    mc_str view = mc_buf_view(&object);
+    switch (good ? kind : N_EMIT) {
+    case EMIT_EXE: code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, view, name); break;
+    case EMIT_OBJ: code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, view, name); break;
+    case EMIT_LIB:
+        code = write_artefact(mc_strf(u->arena, "%s.so", stem.data).data, MOEC_SHARED_LIBRARY, view, name);
+        if (!code) code = write_artefact(mc_strf(u->arena, "%s.a", stem.data).data, MOEC_ARCHIVE, view, name);
+        if (!code) code = write_artefact(mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name);
+        break;
+    case EMIT_HEADER: code = write_artefact(given ? given : mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name); break;
+    case EMIT_IR:
+    case EMIT_PLAN:
+    case EMIT_LL:
+    case EMIT_ASM:
+    case N_EMIT: break;
+    }
+    if (!code) {
+        mc_str summary = mc_unit_summary(u);
+        printf("%.*s\n", MC_FMT(summary));
+    }
+    mc_buf_fini(&object);
+    return code;
+}
+
+int
+mc_cmd_compile(const mc_cli *cli)
+{
+    moec_compile_options options;
+    emit_kind kind;
+    if (!mc_command_options(cli, &options) || !choose_emit(cli, &kind)) return MC_EXIT_USAGE;
+    const char *path = mc_cli_one_file(cli);
+    if (!path) return MC_EXIT_USAGE;
+    mc_unit u;
+    mc_unit_init(&u, &options);
+    int code;
+    if (!front(cli, &u, path, kind)) {
+        mc_unit_deliver(&u);
+        code = u.diags.n_errors ? mc_command_exit_code(mc_unit_status(&u)) : MC_EXIT_USAGE;
+    } else if (kind == EMIT_IR || kind == EMIT_PLAN || kind == EMIT_LL || kind == EMIT_ASM) {
+        code = write_text_stage(cli, &u, kind);
+    } else {
+        code = write_artefacts(cli, &u, kind, path);
+    }
+    mc_unit_fini(&u);
+    return code;
+}

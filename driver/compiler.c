@@ -1,0 +1,231 @@
+/* include/moec/compiler.h: text -> cache, or front end -> passes -> code, and what one can do with the object.
+ * The pipeline of the whole compiler is compile_fresh(). */
+#include "moec/compiler.h"
+
+#include "driver/backend.h"
+#include "driver/code_cache.h"
+#include "driver/link.h"
+#include "driver/unit.h"
+#include "frontend/elaborate.h"
+#include "runtime/base/cache_dir.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct moec_compiled {
+    mc_product code;
+    bool from_cache;
+    mc_loaded *loaded;
+    moec_model *model;
+};
+
+/* ---- the cache's key: everything that decides the object's bytes ---- */
+
+static void
+add_string(mc_code_key *key, const char *s)
+{
+    mc_code_key_add(key, s ? s : "", s ? strlen(s) + 1 : 0);
+}
+
+static void
+add_strings(mc_code_key *key, const char *const *items, size_t n)
+{
+    mc_code_key_add(key, &n, sizeof n);
+    for (size_t i = 0; i < n; i++) add_string(key, items[i]);
+}
+
+/* A text that uses other files is compiled afresh: what they say is not in the key. The word may also stand in a comment;
+ * that costs a compile, no more. */
+static bool
+uses_files(mc_str text)
+{
+    for (size_t i = 0; i + 4 < text.len; i++)
+        if ((i == 0 || text.data[i - 1] == '\n' || text.data[i - 1] == ' ' || text.data[i - 1] == ';') &&
+            memcmp(text.data + i, "use", 3) == 0 && (text.data[i + 3] == ' ' || text.data[i + 3] == '\t' || text.data[i + 3] == '"'))
+            return true;
+    return false;
+}
+
+static bool
+cache_key(const mc_unit *u, const mc_backend_target *target, mc_code_key *key)
+{
+    const moec_compile_options *o = u->options;
+    mc_str text = mc_source_of(&u->sources, (mc_span){u->file, 0, 0})->text;
+    if (uses_files(text)) return false;
+    *key = (mc_code_key){{0, 0}};
+    add_string(key, MOEC_VERSION_STRING);
+    add_string(key, target->compiler);
+    add_string(key, target->key);
+    mc_str prelude = mc_prelude_text();
+    mc_code_key_add(key, prelude.data, prelude.len);
+    mc_code_key_add(key, text.data, text.len);
+    add_string(key, o->model);
+    add_string(key, o->name);
+    add_string(key, o->map);
+    add_string(key, o->pipeline);
+    add_strings(key, o->defines, o->n_defines);
+    add_strings(key, o->settings, o->n_settings);
+    if (!o->config) return true;
+    mc_buf path = {0}, config = {0};
+    mc_buf_printf(&path, mc_file_is_directory(o->config) ? "%s/config.json" : "%s", o->config);
+    bool good = mc_file_read(path.data, 16 << 20, &config, NULL) == MOEC_OK;
+    mc_code_key_add(key, config.data, config.len);
+    mc_buf_fini(&path);
+    mc_buf_fini(&config);
+    return good;
+}
+
+/* ---- compiling ---- */
+
+static bool
+compile_fresh(mc_unit *u, const mc_backend_target *target, mc_product *out)
+{
+    mc_pass_options passes = mc_pass_options_default();
+    mc_pass_setting nr = {MC_STR("nr"), target->nr};
+    passes.settings = &nr;
+    passes.n_settings = 1;
+    if (!mc_unit_elaborate(u) || !mc_unit_passes(u, &passes)) return false;
+    mc_buf_str(&out->name, mc_unit_name(u));
+    mc_buf_str(&out->summary, mc_unit_summary(u));
+    return mc_backend_emit(u, target, MC_CODE_OBJECT, &out->object);
+}
+
+static moec_status
+compile(mc_unit *u, moec_compiled **out)
+{
+    mc_backend_target target;
+    mc_buf directory = {0};
+    mc_code_key key;
+    moec_compiled *c = calloc(1, sizeof *c);
+    if (!c) return MOEC_ERR_MEMORY;
+    bool good = mc_backend_find(u, &target);
+    bool keep = good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) &&
+                mc_cache_directory(u->options->cache, "code", &directory, NULL) == MOEC_OK;
+    if (keep) c->from_cache = mc_code_cache_get(directory.data, key, &c->code);
+    if (good && !c->from_cache) {
+        good = compile_fresh(u, &target, &c->code);
+        if (good && keep) mc_code_cache_put(directory.data, key, &c->code);
+    }
+    mc_buf_fini(&directory);
+    if (!good) {
+        moec_compiled_destroy(c);
+        return mc_unit_status(u) == MOEC_OK ? MOEC_ERR_INTERNAL : mc_unit_status(u);
+    }
+    *out = c;
+    return MOEC_OK;
+}
+
+static const moec_compile_options defaults;
+
+moec_status
+moec_compile_text(const char *name, const char *text, size_t n_bytes, const moec_compile_options *options,
+                  moec_compiled **out_compiled)
+{
+    *out_compiled = NULL;
+    if (!name || !text) return MOEC_ERR_ARGUMENT;
+    mc_unit u;
+    mc_unit_init(&u, options ? options : &defaults);
+    mc_unit_text(&u, name, text, n_bytes);
+    moec_status status = compile(&u, out_compiled);
+    mc_unit_deliver(&u);
+    mc_unit_fini(&u);
+    return status;
+}
+
+moec_status
+moec_compile_file(const char *path, const moec_compile_options *options, moec_compiled **out_compiled)
+{
+    *out_compiled = NULL;
+    if (!path) return MOEC_ERR_ARGUMENT;
+    mc_unit u;
+    mc_unit_init(&u, options ? options : &defaults);
+    moec_status status = mc_unit_load(&u, path) ? compile(&u, out_compiled) : MOEC_ERR_IO;
+    mc_unit_deliver(&u);
+    mc_unit_fini(&u);
+    return status;
+}
+
+void
+moec_compiled_destroy(moec_compiled *c)
+{
+    if (!c) return;
+    moec_model_destroy(c->model);
+    mc_backend_unload(c->loaded);
+    mc_product_fini(&c->code);
+    free(c);
+}
+
+/* ---- what was made ---- */
+
+const void *
+moec_compiled_object(const moec_compiled *c, size_t *out_n_bytes)
+{
+    *out_n_bytes = c->code.object.len;
+    return c->code.object.data;
+}
+
+const char *
+moec_compiled_name(const moec_compiled *c)
+{
+    return c->code.name.data;
+}
+
+const char *
+moec_compiled_summary(const moec_compiled *c)
+{
+    return c->code.summary.data;
+}
+
+bool
+moec_compiled_from_cache(const moec_compiled *c)
+{
+    return c->from_cache;
+}
+
+static moec_status
+fail(moec_error *error, moec_status status, const char *text)
+{
+    if (!error) return status;
+    size_t n = strlen(text) < sizeof error->text ? strlen(text) : sizeof error->text - 1;
+    memcpy(error->text, text, n);
+    error->text[n] = 0;
+    return status;
+}
+
+moec_status
+moec_compiled_load(moec_compiled *c, moec_model **out_model, moec_error *error)
+{
+    *out_model = NULL;
+    mc_fault fault = {0};
+    if (!c->model) {
+        const moec_abi_model *abi;
+        moec_status status = mc_backend_load(c->code.object.data, c->code.object.len, c->code.name.data, &c->loaded, &abi, &fault);
+        if (status != MOEC_OK) return fail(error, status, fault.text);
+        status = moec_model_from_abi(abi, &c->model, error);
+        if (status != MOEC_OK) return status;
+    }
+    *out_model = c->model;
+    return fail(error, MOEC_OK, "");
+}
+
+moec_status
+moec_compiled_write(const moec_compiled *c, moec_artefact kind, const char *path, moec_error *error)
+{
+    mc_fault fault = {0};
+    mc_buf header = {0};
+    moec_status status = MOEC_ERR_ARGUMENT;
+    switch (kind) {
+    case MOEC_OBJECT: status = mc_file_write(path, c->code.object.data, c->code.object.len, 0644, &fault); break;
+    case MOEC_HEADER:
+        mc_write_header(c->code.name.data, &header);
+        status = mc_file_write(path, header.data, header.len, 0644, &fault);
+        mc_buf_fini(&header);
+        break;
+    case MOEC_EXECUTABLE:
+    case MOEC_SHARED_LIBRARY:
+    case MOEC_ARCHIVE:
+        status = mc_link(c->code.object.data, c->code.object.len, c->code.name.data, kind, path, &fault);
+        break;
+    }
+    return fail(error, status, fault.text);
+}

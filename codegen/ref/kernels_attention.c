@@ -187,7 +187,9 @@ mc_ref_TOP_KEYS(mc_ref_op *k)
     const mc_ref_tensor *q = k->in[0], *key = k->in[1];
     int64_t S = q->dims[1], C = key->dims[1], n = mc_attr_int(k->op, "n");
     for (int64_t row = 0; row < q->dims[0] * S; row++) {
-        int64_t seen = C - S + row % S + 1, chosen = seen < n ? seen : n;
+        int64_t seen = C - S + row % S + 1;
+        if (seen < 0) seen = 0; /* queries before the first key */
+        int64_t chosen = seen < n ? seen : n;
         double *scores = MC_NEW_N(k->arena, double, seen);
         int64_t *best = MC_NEW_N(k->arena, int64_t, chosen);
         bool *taken = MC_NEW_N(k->arena, bool, seen);

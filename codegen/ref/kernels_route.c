@@ -104,6 +104,7 @@ mc_ref_ROUTE_LOOKUP(mc_ref_op *k)
 {
     const mc_ref_tensor *table = k->in[0], *tokens = k->in[1];
     int64_t V = table->dims[0], n = table->dims[1];
+    if (V == 0) return mc_ref_fail(k, MC_E0306, "the table is empty");
     for (int64_t t = 0; t < tokens->n; t++) {
         int64_t row = get_id(tokens, t) % V;
         if (row < 0) row += V;
@@ -117,6 +118,7 @@ mc_ref_ROUTE_HASH(mc_ref_op *k)
 {
     const mc_ref_tensor *x = k->in[0], *planes = k->in[1], *table = k->in[2];
     int64_t hashes = table->dims[0], buckets = table->dims[1], size = table->dims[2], d = mc_ref_last(x);
+    if (buckets == 0) return mc_ref_fail(k, MC_E0306, "the table has no buckets");
     for (int64_t row = 0; row < mc_ref_rows(x); row++)
         for (int64_t h = 0; h < hashes; h++) {
             double dot = 0;

@@ -186,9 +186,12 @@ mc_diag_render(const mc_diags *d, const mc_diagnostic *diagnostic, bool color, m
     if (mc_source_of(d->sources, diagnostic->span)) render_source(d->sources, diagnostic->span, on, off, out);
     for (size_t i = 0; i < diagnostic->notes.n; i++) {
         const mc_diag_note *note = &diagnostic->notes.items[i];
-        render_place(d->sources, note->span, out);
+        mc_span at = note->span;
+        /* A note on the same place adds words, not another copy of the line. */
+        if (memcmp(&at, &diagnostic->span, sizeof at) == 0) at = (mc_span){0};
+        render_place(d->sources, at, out);
         mc_buf_printf(out, "%snote:%s %.*s\n", bold, off, MC_FMT(note->text));
-        if (mc_source_of(d->sources, note->span)) render_source(d->sources, note->span, on, off, out);
+        if (mc_source_of(d->sources, at)) render_source(d->sources, at, on, off, out);
     }
     if (severity != MC_SEVERITY_REMARK) {
         mc_buf_printf(out, "help: run 'moec explain %s'\n", mc_code_name(diagnostic->code));

@@ -242,11 +242,18 @@ directive(cursor *p)
         return true;
     }
     if (take(p, "expect")) return expect(p, step);
+    if (take(p, "steps")) {
+        while (peek(p).len) {
+            if (!number(p, &seed)) return false;
+            mc_vec_push(c->arena, &step->pieces, (int64_t)seed);
+        }
+        return true;
+    }
     if (take(p, "fails")) {
         step->fails = mc_code_find(word(p));
         return step->fails != MC_N_CODES || bad(p, "no such code");
     }
-    return bad(p, "run, input, expect or fails is expected here");
+    return bad(p, "run, input, steps, expect or fails is expected here");
 }
 
 static bool

@@ -21,7 +21,8 @@ typedef struct mc_exec_expect {
 typedef struct mc_exec_step {
     MC_VEC(mc_ref_tensor) inputs;
     MC_VEC(mc_exec_expect) expects;
-    mc_code fails; /* the error that the run must end with; MC_N_CODES when it must succeed */
+    MC_VEC(int64_t) pieces; /* the same run cut along S must give the same bits */
+    mc_code fails;          /* the error that the run must end with; MC_N_CODES when it must succeed */
 } mc_exec_step;
 
 typedef struct mc_exec_set {

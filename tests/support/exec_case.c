@@ -217,6 +217,26 @@ expect(cursor *p, mc_exec_step *step)
 }
 
 static bool
+same(cursor *p, mc_exec_step *step)
+{
+    double a, b;
+    if (!number(p, &a) || !number(p, &b)) return false;
+    mc_vec_push(p->c->arena, &step->same, (mc_exec_same){(int)a, (int)b});
+    return true;
+}
+
+static bool
+pieces(cursor *p, mc_exec_step *step)
+{
+    double n;
+    while (peek(p).len) {
+        if (!number(p, &n)) return false;
+        mc_vec_push(p->c->arena, &step->pieces, (int64_t)n);
+    }
+    return true;
+}
+
+static bool
 directive(cursor *p)
 {
     mc_exec_case *c = p->c;
@@ -242,18 +262,13 @@ directive(cursor *p)
         return true;
     }
     if (take(p, "expect")) return expect(p, step);
-    if (take(p, "steps")) {
-        while (peek(p).len) {
-            if (!number(p, &seed)) return false;
-            mc_vec_push(c->arena, &step->pieces, (int64_t)seed);
-        }
-        return true;
-    }
+    if (take(p, "same")) return same(p, step);
+    if (take(p, "steps")) return pieces(p, step);
     if (take(p, "fails")) {
         step->fails = mc_code_find(word(p));
         return step->fails != MC_N_CODES || bad(p, "no such code");
     }
-    return bad(p, "run, input, steps, expect or fails is expected here");
+    return bad(p, "run, input, expect, same, steps or fails is expected here");
 }
 
 static bool

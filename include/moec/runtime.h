@@ -73,11 +73,11 @@ MOEC_API void moec_model_destroy(moec_model *model); /* NULL is allowed */
 MOEC_API moec_status moec_model_check_cpu(const moec_model *model, moec_error *error) MOEC_MUST_USE;
 
 MOEC_API const char *moec_model_name(const moec_model *model);
-MOEC_API const char *moec_model_compiler(const moec_model *model); /* "moec 0.1.0, LLVM 22.1" */
-MOEC_API const char *moec_model_target(const moec_model *model);   /* triple */
-MOEC_API const char *moec_model_cpu(const moec_model *model);      /* what it was compiled for */
-MOEC_API const char *moec_model_features(const moec_model *model); /* "avx2,fma": needed from the processor */
-MOEC_API const char *moec_model_meta(const moec_model *model);     /* a JSON object: parameters, reports */
+MOEC_API const char *moec_model_compiler(const moec_model *model);   /* "moec 0.1.0, LLVM 22.1" */
+MOEC_API const char *moec_model_target(const moec_model *model);     /* triple */
+MOEC_API const char *moec_model_cpu(const moec_model *model);        /* what it was compiled for */
+MOEC_API const char *moec_model_features(const moec_model *model);   /* "avx2,fma": needed from the processor */
+MOEC_API const char *moec_model_meta(const moec_model *model);       /* a JSON object: parameters, reports */
 MOEC_API uint64_t moec_model_weights_bytes(const moec_model *model); /* of the packed weights */
 
 /* An input or output. A dimension that is a number is in dims; one that depends on run-time sizes is -1 there. */
@@ -107,11 +107,11 @@ MOEC_API bool moec_model_has_state(const moec_model *model);
 typedef void moec_progress_fn(void *context, uint64_t n_bytes_done, uint64_t n_bytes_total);
 
 typedef struct moec_weights_options {
-    const char *packed_path;  /* where to write or find the packed file; NULL: the cache directory */
-    bool in_memory;           /* pack into memory, write no file */
-    bool allow_narrowing;     /* convert to a narrower stored type (f32 -> bf16 ...) instead of refusing */
-    const char *map;          /* which `weights NAME` block of the model; NULL: the first that binds */
-    uint32_t n_threads;       /* for packing; 0: as many as may run */
+    const char *packed_path; /* where to write or find the packed file; NULL: the cache directory */
+    bool in_memory;          /* pack into memory, write no file */
+    bool allow_narrowing;    /* convert to a narrower stored type (f32 -> bf16 ...) instead of refusing */
+    const char *map;         /* which `weights NAME` block of the model; NULL: the first that binds */
+    uint32_t n_threads;      /* for packing; 0: as many as may run */
     moec_progress_fn *progress;
     void *progress_context;
 } moec_weights_options;
@@ -126,8 +126,8 @@ typedef struct moec_weights_options {
  * options may be NULL.
  * The files must not shrink while they are mapped: the operating system answers that with SIGBUS.
  * Errors: NOT_FOUND (no such path; E0901 a weight without tensor), MISMATCH (E0902 tensors left over, E0903 shapes,
- * E0904 missing experts, E0905 FP8 without scales, narrowing not allowed, packed for another model), SYNTAX (a malformed
- * file), IO, MEMORY. */
+ * E0904 missing experts, E0905 FP8 without scales, narrowing not allowed, packed for another model), SYNTAX (a
+ * malformed file), IO, MEMORY. */
 MOEC_API moec_status moec_weights_open(const moec_model *model, const char *path, const moec_weights_options *options,
                                        moec_weights **out_weights, moec_error *error) MOEC_MUST_USE;
 /* No session may use them any more. NULL is allowed. */
@@ -154,15 +154,15 @@ typedef struct moec_limit {
 
 /* Zero means: choose. */
 typedef struct moec_session_options {
-    uint32_t n_threads;    /* 0: the processors this process may use (affinity and cgroup quota) */
+    uint32_t n_threads;         /* 0: the processors this process may use (affinity and cgroup quota) */
     moec_parallel_fn *parallel; /* NULL: moec's own threads */
     void *parallel_context;
-    int64_t max_batch;     /* sequences at once; 0: 1 */
-    int64_t max_positions; /* cached + new positions of a sequence; 0: what the model allows, at most 4096 */
-    int64_t max_new;       /* new positions in one step; 0: max_positions, at most 512 */
+    int64_t max_batch;        /* sequences at once; 0: 1 */
+    int64_t max_positions;    /* cached + new positions of a sequence; 0: what the model allows, at most 4096 */
+    int64_t max_new;          /* new positions in one step; 0: max_positions, at most 512 */
     const moec_limit *limits; /* other dimensions; default: what the model allows, at most 65536 */
     size_t n_limits;
-    bool profile;          /* keep times per launch for moec_session_profile */
+    bool profile; /* keep times per launch for moec_session_profile */
 } moec_session_options;
 
 /* Memory and threads for one stream of work. All memory is reserved here; pages are used as they are touched.
@@ -196,18 +196,18 @@ typedef struct moec_tensor {
     size_t n_bytes; /* of the buffer at data */
 } moec_tensor;
 
-/* One step of any model. Every input must be given, with dtype and dims; of the outputs those that are wanted, with data
- * and n_bytes; their dtype, rank and dims are filled in. A model with state appends: past grows by the new positions.
- * On an error nothing has been appended.
- * Errors: ARGUMENT (names, dtypes, ranks, buffers too small), MISMATCH (dims that do not fit together), RANGE (a size
- * outside the model's or the session's range, an id outside the vocabulary: says which position and value). */
+/* One step of any model. Every input must be given, with dtype and dims; of the outputs those that are wanted, with
+ * data and n_bytes; their dtype, rank and dims are filled in. A model with state appends: past grows by the new
+ * positions. On an error nothing has been appended. Errors: ARGUMENT (names, dtypes, ranks, buffers too small),
+ * MISMATCH (dims that do not fit together), RANGE (a size outside the model's or the session's range, an id outside the
+ * vocabulary: says which position and value). */
 MOEC_API moec_status moec_session_run(moec_session *session, const moec_tensor *inputs, size_t n_inputs,
                                       moec_tensor *outputs, size_t n_outputs, moec_error *error) MOEC_MUST_USE;
 
-/* Language models: appends n_tokens ids to each of n_sequences sequences. ids: [n_sequences][n_tokens]. out_logits: NULL or
- * room for [n_sequences][n_tokens][vocab]. Longer inputs are fed max_new at a time; that changes no bit unless the
- * model's experts have a capacity. A model without state sees only the ids of this call, which must fit in one step.
- * Errors: as moec_session_run; ARGUMENT when the model is not a language model. */
+/* Language models: appends n_tokens ids to each of n_sequences sequences. ids: [n_sequences][n_tokens]. out_logits:
+ * NULL or room for [n_sequences][n_tokens][vocab]. Longer inputs are fed max_new at a time; that changes no bit unless
+ * the model's experts have a capacity. A model without state sees only the ids of this call, which must fit in one
+ * step. Errors: as moec_session_run; ARGUMENT when the model is not a language model. */
 MOEC_API moec_status moec_session_feed(moec_session *session, const int32_t *ids, size_t n_sequences, size_t n_tokens,
                                        float *out_logits, moec_error *error) MOEC_MUST_USE;
 /* The logits after the last fed position of a sequence, [vocab], until the next step; NULL before the first. */
@@ -237,7 +237,8 @@ typedef struct moec_sampling {
  *     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;  z = (z ^ z >> 27) * 0x94D049BB133111EB;  z = z ^ z >> 31
  *     u = (z >> 11) * 2^-53
  * sampling may be NULL: greedy.
- * Errors: ARGUMENT (nothing was fed), RANGE (a logit is not a number: weights or input hold NaN or infinity), MEMORY. */
+ * Errors: ARGUMENT (nothing was fed), RANGE (a logit is not a number: weights or input hold NaN or infinity), MEMORY.
+ */
 MOEC_API moec_status moec_sample(moec_session *session, size_t sequence, const moec_sampling *sampling, uint64_t step,
                                  int32_t *out_id, moec_error *error) MOEC_MUST_USE;
 

@@ -1,0 +1,339 @@
+/* abi_model: handles for compiled models: reading the descriptor, and answering questions about it.
+ * Its tables come from our own compiler, yet a wrong one would mean a wild pointer in a host process; checking every
+ * index once costs microseconds. What the tables say wrongly is MOEC_ERR_INTERNAL: a fault of ours. */
+#include "runtime/abi_model.h"
+
+#include "runtime/pack.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool
+mc_expr_eval(const moec_abi_expr *e, const int64_t *syms, int64_t *out)
+{
+    int64_t v = e->mul;
+    for (int i = 0; i < 8 && e->syms[i] != MC_NO_SYM; i++) {
+        if (syms[e->syms[i]] < 0) return false;
+        if (__builtin_mul_overflow(v, syms[e->syms[i]], &v)) return false;
+    }
+    return !__builtin_add_overflow(v, e->add, out);
+}
+
+int64_t
+mc_expr_const(const moec_abi_expr *e)
+{
+    return e->mul == 0 || e->syms[0] != MC_NO_SYM ? e->add : e->mul + e->add;
+}
+
+bool
+mc_expr_is_const(const moec_abi_expr *e)
+{
+    return e->syms[0] == MC_NO_SYM || e->mul == 0;
+}
+
+void
+mc_expr_text(const moec_abi_model *abi, const moec_abi_expr *e, char *out, size_t n_bytes)
+{
+    if (mc_expr_is_const(e)) {
+        snprintf(out, n_bytes, "%lld", (long long)mc_expr_const(e));
+        return;
+    }
+    size_t len = 0;
+    out[0] = 0;
+    if (e->mul != 1) len = (size_t)snprintf(out, n_bytes, "%lld*", (long long)e->mul);
+    for (int i = 0; i < 8 && e->syms[i] != MC_NO_SYM && len < n_bytes; i++)
+        len += (size_t)snprintf(out + len, n_bytes - len, "%s%s", i ? "*" : "", abi->syms[e->syms[i]].name);
+    if (e->add && len < n_bytes) snprintf(out + len, n_bytes - len, "%+lld", (long long)e->add);
+}
+
+moec_status
+mc_give(moec_error *out, const mc_fault *in, moec_status status)
+{
+    if (!out) return status;
+    if (status == MOEC_OK)
+        out->text[0] = 0;
+    else
+        snprintf(out->text, sizeof out->text, "%s", in->text[0] ? in->text : moec_status_name(status));
+    return status;
+}
+
+static bool
+expr_ok(const moec_abi_model *m, const moec_abi_expr *e)
+{
+    for (int i = 0; i < 8 && e->syms[i] != MC_NO_SYM; i++)
+        if (e->syms[i] >= m->n_syms) return false;
+    return true;
+}
+
+static bool
+span_ok(uint32_t first, uint32_t n, uint32_t total)
+{
+    return first <= total && n <= total - first;
+}
+
+static bool
+tensor_ok(const moec_abi_model *m, const moec_abi_tensor *t)
+{
+    if (!t->name || t->rank > MOEC_ABI_MAX_RANK || moec_dtype_bytes((moec_dtype)t->dtype) == 0) return false;
+    for (uint32_t i = 0; i < t->rank; i++)
+        if (!expr_ok(m, &t->dims[i])) return false;
+    return true;
+}
+
+static moec_status
+check_tables(const moec_abi_model *m, mc_fault *error)
+{
+    if (!m->name || !m->rules || !m->meta || !m->strings || !m->features || !m->compiler || !m->cpu || !m->target)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact has a null text");
+    if (m->n_syms >= MC_NO_SYM || m->entry >= m->n_funcs)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact's symbol or function table is wrong");
+    for (uint32_t i = 0; i < m->n_inputs; i++)
+        if (!tensor_ok(m, &m->inputs[i])) return mc_fail(error, MOEC_ERR_INTERNAL, "input %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_outputs; i++)
+        if (!tensor_ok(m, &m->outputs[i])) return mc_fail(error, MOEC_ERR_INTERNAL, "output %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_exprs; i++)
+        if (!expr_ok(m, &m->exprs[i])) return mc_fail(error, MOEC_ERR_INTERNAL, "expression %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_refs; i++)
+        if (!expr_ok(m, &m->refs[i].offset) || m->refs[i].place > MOEC_ABI_STATE)
+            return mc_fail(error, MOEC_ERR_INTERNAL, "reference %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_slots; i++)
+        if (!span_ok(m->slots[i].first_expr, m->slots[i].n_exprs, m->n_exprs))
+            return mc_fail(error, MOEC_ERR_INTERNAL, "slot %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_states; i++)
+        if (m->states[i].kind > 1 || m->states[i].bytes < 0 || !m->states[i].name)
+            return mc_fail(error, MOEC_ERR_INTERNAL, "state %u is malformed", i);
+    return MOEC_OK;
+}
+
+/* A launch of function f, reached with these bases: everything it refers to must exist. */
+static bool
+launch_ok(const moec_abi_model *m, const moec_abi_func *f, const moec_abi_launch *l, uint32_t weights, uint32_t states)
+{
+    bool call = l->kind == MOEC_LAUNCH_CALL;
+    if (l->kind > MOEC_LAUNCH_CALL || l->target >= (call ? m->n_funcs : m->n_kernels)) return false;
+    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || !m->kernels[l->target])) return false;
+    if (call &&
+        (l->n_refs > MC_MAX_CALL_ARGS || l->n_refs != m->funcs[l->target].n_formals + m->funcs[l->target].n_results))
+        return false;
+    if (l->n_ints > MOEC_ABI_MAX_INTS || l->n_floats > MOEC_ABI_MAX_FLOATS) return false;
+    if (!span_ok(l->first_ref, l->n_refs, m->n_refs) || !span_ok(l->first_int, l->n_ints, m->n_exprs) ||
+        !span_ok(l->first_float, l->n_floats, m->n_floats))
+        return false;
+    for (uint32_t i = 0; i < l->n_refs; i++) {
+        const moec_abi_ref *r = &m->refs[l->first_ref + i];
+        switch ((moec_abi_place)r->place) {
+        case MOEC_ABI_NULL: break;
+        case MOEC_ABI_SLOT:
+            if (r->index >= f->n_slots) return false;
+            break;
+        case MOEC_ABI_ARG:
+            if (r->index >= f->n_formals + f->n_results) return false;
+            break;
+        case MOEC_ABI_WEIGHT:
+            if (r->index >= m->n_weights - weights) return false;
+            break;
+        case MOEC_ABI_STATE:
+            if (r->index >= m->n_states - states) return false;
+            break;
+        }
+    }
+    return true;
+}
+
+static moec_status
+check_func(const moec_abi_model *m, uint32_t index, uint32_t weights, uint32_t states, int depth, mc_fault *error)
+{
+    const moec_abi_func *f = &m->funcs[index];
+    if (depth > MC_MAX_CALL_DEPTH) return mc_fail(error, MOEC_ERR_INTERNAL, "functions call each other too deeply");
+    if (!span_ok(f->first_launch, f->n_launches, m->n_launches) || !span_ok(f->first_slot, f->n_slots, m->n_slots) ||
+        f->n_formals > MC_MAX_CALL_ARGS || f->n_results > MC_MAX_CALL_ARGS)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "function %u is malformed", index);
+    for (uint32_t i = 0; i < f->n_launches; i++) {
+        const moec_abi_launch *l = &m->launches[f->first_launch + i];
+        if (!launch_ok(m, f, l, weights, states))
+            return mc_fail(error, MOEC_ERR_INTERNAL, "launch %u of function %s is malformed", i,
+                           f->name ? f->name : "?");
+        if (l->kind != MOEC_LAUNCH_CALL) continue;
+        if (l->weight_base > m->n_weights - weights || l->state_base > m->n_states - states)
+            return mc_fail(error, MOEC_ERR_INTERNAL, "call %u of function %u leaves its tables", i, index);
+        moec_status s = check_func(m, l->target, weights + l->weight_base, states + l->state_base, depth + 1, error);
+        if (s != MOEC_OK) return s;
+    }
+    return MOEC_OK;
+}
+
+static int64_t
+language_model_vocab(const moec_abi_model *m)
+{
+    if (m->n_inputs != 1 || m->n_outputs < 1) return 0;
+    const moec_abi_tensor *in = &m->inputs[0], *out = &m->outputs[0];
+    if (in->dtype != MOEC_I32 || in->rank != 2 || out->dtype != MOEC_F32 || out->rank != 3) return 0;
+    if (!mc_expr_is_const(&out->dims[2])) return 0;
+    return mc_expr_const(&out->dims[2]);
+}
+
+moec_status
+mc_model_check(moec_model *model, mc_fault *error)
+{
+    const moec_abi_model *m = model->abi;
+    moec_status s = check_tables(m, error);
+    if (s != MOEC_OK) return s;
+    const moec_abi_func *entry = &m->funcs[m->entry];
+    if (entry->n_formals != m->n_inputs || entry->n_results != m->n_outputs)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the model function and the tables of inputs and outputs disagree");
+    s = check_func(m, m->entry, 0, 0, 0, error);
+    if (s != MOEC_OK) return s;
+    model->sym_new = model->sym_total = MC_NO_SYM;
+    model->sym_batch = m->batch_sym < m->n_syms ? (uint8_t)m->batch_sym : MC_NO_SYM;
+    for (uint32_t i = 0; i < m->n_syms; i++) {
+        if (m->syms[i].kind == 1) model->sym_new = (uint8_t)i;
+        if (m->syms[i].kind == 2) model->sym_total = (uint8_t)i;
+    }
+    for (uint32_t i = 0; i < m->n_weights; i++) {
+        uint64_t n_bytes;
+        if (!mc_packed_bytes(&m->weights[i], &n_bytes))
+            return mc_fail(error, MOEC_ERR_INTERNAL, "weight %u has a malformed layout", i);
+        model->weights_bytes += n_bytes;
+    }
+    model->vocab = language_model_vocab(m);
+    if (model->vocab) { /* a model without a cache does not say which of its dimensions are sequences and positions */
+        if (model->sym_batch == MC_NO_SYM) model->sym_batch = m->inputs[0].dims[0].syms[0];
+        if (model->sym_new == MC_NO_SYM) model->sym_new = m->inputs[0].dims[1].syms[0];
+    }
+    return MOEC_OK;
+}
+
+moec_status
+moec_model_from_abi(const struct moec_abi_model *abi, moec_model **out_model, moec_error *error)
+{
+    mc_fault e = {{0}};
+    *out_model = NULL;
+    if (!abi) {
+        mc_fail(&e, MOEC_ERR_MISMATCH, "the artefact does not serve version %u of the runtime interface",
+                MOEC_ABI_VERSION);
+        return mc_give(error, &e, MOEC_ERR_MISMATCH);
+    }
+    if (abi->magic != MOEC_ABI_MAGIC || abi->version != MOEC_ABI_VERSION) {
+        mc_fail(&e, MOEC_ERR_MISMATCH,
+                "the artefact speaks version %u of the runtime interface, this runtime %u; compile it again",
+                abi->magic == MOEC_ABI_MAGIC ? abi->version : 0, MOEC_ABI_VERSION);
+        return mc_give(error, &e, MOEC_ERR_MISMATCH);
+    }
+    moec_model *model = calloc(1, sizeof *model);
+    if (!model) {
+        mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
+        return mc_give(error, &e, MOEC_ERR_MEMORY);
+    }
+    model->abi = abi;
+    moec_status status = mc_model_check(model, &e);
+    if (status != MOEC_OK)
+        free(model);
+    else
+        *out_model = model;
+    return mc_give(error, &e, status);
+}
+
+void
+moec_model_destroy(moec_model *model)
+{
+    free(model);
+}
+
+const char *
+moec_model_name(const moec_model *model)
+{
+    return model->abi->name;
+}
+
+const char *
+moec_model_compiler(const moec_model *model)
+{
+    return model->abi->compiler;
+}
+
+const char *
+moec_model_target(const moec_model *model)
+{
+    return model->abi->target;
+}
+
+const char *
+moec_model_cpu(const moec_model *model)
+{
+    return model->abi->cpu;
+}
+
+const char *
+moec_model_features(const moec_model *model)
+{
+    return model->abi->features;
+}
+
+const char *
+moec_model_meta(const moec_model *model)
+{
+    return model->abi->meta;
+}
+
+uint64_t
+moec_model_weights_bytes(const moec_model *model)
+{
+    return model->weights_bytes;
+}
+
+size_t
+moec_model_n_inputs(const moec_model *model)
+{
+    return model->abi->n_inputs;
+}
+
+size_t
+moec_model_n_outputs(const moec_model *model)
+{
+    return model->abi->n_outputs;
+}
+
+static moec_status
+tensor_info(const moec_abi_model *m, const moec_abi_tensor *t, moec_tensor_info *out)
+{
+    *out = (moec_tensor_info){.name = t->name, .dtype = (moec_dtype)t->dtype, .rank = t->rank, .limit = t->limit};
+    size_t len = 0, cap = sizeof out->shape;
+    out->shape[len++] = '[';
+    for (uint32_t i = 0; i < t->rank; i++) {
+        char dim[64];
+        mc_expr_text(m, &t->dims[i], dim, sizeof dim);
+        out->dims[i] = mc_expr_is_const(&t->dims[i]) ? mc_expr_const(&t->dims[i]) : -1;
+        len += (size_t)snprintf(out->shape + len, cap - len, "%s%s", i ? ", " : "", dim);
+        if (len + 2 >= cap) len = cap - 2;
+    }
+    out->shape[len] = ']';
+    out->shape[len + 1] = 0;
+    return MOEC_OK;
+}
+
+moec_status
+moec_model_input(const moec_model *model, size_t index, moec_tensor_info *out_info)
+{
+    if (index >= model->abi->n_inputs) return MOEC_ERR_ARGUMENT;
+    return tensor_info(model->abi, &model->abi->inputs[index], out_info);
+}
+
+moec_status
+moec_model_output(const moec_model *model, size_t index, moec_tensor_info *out_info)
+{
+    if (index >= model->abi->n_outputs) return MOEC_ERR_ARGUMENT;
+    return tensor_info(model->abi, &model->abi->outputs[index], out_info);
+}
+
+int64_t
+moec_model_vocab(const moec_model *model)
+{
+    return model->vocab;
+}
+
+bool
+moec_model_has_state(const moec_model *model)
+{
+    return model->abi->n_states > 0;
+}

@@ -1,0 +1,218 @@
+/* exec: see exec.h. The hot loop is walk(): nothing in it allocates, locks or evaluates an expression. */
+#include "runtime/exec.h"
+
+#include "runtime/base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLOT_ALIGN = 64 };
+
+/* In the tables: an expression without a value. Tables are shared by all functions, so one that no call reaches may
+ * name a dimension that has none; only what is reached must have a value. */
+#define NO_VALUE INT64_MIN
+
+static void *
+zeroed(size_t n, size_t n_bytes)
+{
+    return calloc(n ? n : 1, n_bytes);
+}
+
+moec_status
+mc_exec_init(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, bool profile, mc_fault *error)
+{
+    *x = (mc_exec){.abi = abi, .pool = pool};
+    x->syms = zeroed(abi->n_syms, sizeof *x->syms);
+    x->expr_values = zeroed(abi->n_exprs, sizeof *x->expr_values);
+    x->ref_offsets = zeroed(abi->n_refs, sizeof *x->ref_offsets);
+    x->slot_offsets = zeroed(abi->n_slots, sizeof *x->slot_offsets);
+    x->frame_bytes = zeroed(abi->n_funcs, sizeof *x->frame_bytes);
+    x->deep_bytes = zeroed(abi->n_funcs, sizeof *x->deep_bytes);
+    x->states = zeroed(abi->n_states, sizeof *x->states);
+    bool ok =
+        x->syms && x->expr_values && x->ref_offsets && x->slot_offsets && x->frame_bytes && x->deep_bytes && x->states;
+    if (profile) {
+        x->launch_seconds = zeroed(abi->n_launches, sizeof *x->launch_seconds);
+        x->launch_counts = zeroed(abi->n_launches, sizeof *x->launch_counts);
+        ok = ok && x->launch_seconds && x->launch_counts;
+    }
+    if (ok) return MOEC_OK;
+    mc_exec_fini(x);
+    return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+}
+
+void
+mc_exec_fini(mc_exec *x)
+{
+    free(x->syms);
+    free(x->expr_values);
+    free(x->ref_offsets);
+    free(x->slot_offsets);
+    free(x->frame_bytes);
+    free(x->deep_bytes);
+    free(x->states);
+    free(x->launch_seconds);
+    free(x->launch_counts);
+    *x = (mc_exec){0};
+}
+
+static moec_status
+size_failure(mc_fault *error)
+{
+    return mc_fail(error, MOEC_ERR_RANGE,
+                   "the plan cannot be laid out for these sizes: a buffer is too large, or a dimension has no value");
+}
+
+static moec_status
+layout_frame(mc_exec *x, uint32_t func, mc_fault *error)
+{
+    const moec_abi_func *f = &x->abi->funcs[func];
+    int64_t total = 0;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        const moec_abi_slot *slot = &x->abi->slots[f->first_slot + i];
+        int64_t size = 0;
+        for (uint32_t j = 0; j < slot->n_exprs; j++) {
+            int64_t v = x->expr_values[slot->first_expr + j];
+            if (v < 0) return size_failure(error);
+            if (v > size) size = v;
+        }
+        x->slot_offsets[f->first_slot + i] = total;
+        if (size > INT64_MAX - SLOT_ALIGN ||
+            __builtin_add_overflow(total, (size + SLOT_ALIGN - 1) / SLOT_ALIGN * SLOT_ALIGN, &total))
+            return size_failure(error);
+    }
+    x->frame_bytes[func] = total;
+    return MOEC_OK;
+}
+
+static moec_status
+check_values(const mc_exec *x, const moec_abi_launch *l, mc_fault *error)
+{
+    for (uint32_t i = 0; i < l->n_refs; i++)
+        if (x->ref_offsets[l->first_ref + i] == NO_VALUE) return size_failure(error);
+    for (uint32_t i = 0; i < l->n_ints; i++)
+        if (x->expr_values[l->first_int + i] == NO_VALUE) return size_failure(error);
+    return MOEC_OK;
+}
+
+/* Depth is bounded by mc_model_check. */
+static moec_status
+measure_depth(mc_exec *x, uint32_t func, mc_fault *error)
+{
+    const moec_abi_func *f = &x->abi->funcs[func];
+    int64_t deepest = 0;
+    moec_status s = layout_frame(x, func, error);
+    if (s != MOEC_OK) return s;
+    for (uint32_t i = 0; i < f->n_launches; i++) {
+        const moec_abi_launch *l = &x->abi->launches[f->first_launch + i];
+        s = check_values(x, l, error);
+        if (s != MOEC_OK) return s;
+        if (l->kind != MOEC_LAUNCH_CALL) continue;
+        if (x->deep_bytes[l->target] < 0) s = measure_depth(x, l->target, error);
+        if (s != MOEC_OK) return s;
+        if (x->deep_bytes[l->target] > deepest) deepest = x->deep_bytes[l->target];
+    }
+    if (__builtin_add_overflow(deepest, x->frame_bytes[func], &x->deep_bytes[func])) return size_failure(error);
+    return MOEC_OK;
+}
+
+moec_status
+mc_exec_prepare(mc_exec *x, size_t *out_bytes, mc_fault *error)
+{
+    const moec_abi_model *m = x->abi;
+    for (uint32_t i = 0; i < m->n_exprs; i++)
+        if (!mc_expr_eval(&m->exprs[i], x->syms, &x->expr_values[i])) x->expr_values[i] = NO_VALUE;
+    for (uint32_t i = 0; i < m->n_refs; i++)
+        if (!mc_expr_eval(&m->refs[i].offset, x->syms, &x->ref_offsets[i])) x->ref_offsets[i] = NO_VALUE;
+    for (uint32_t i = 0; i < m->n_funcs; i++) x->deep_bytes[i] = -1;
+    moec_status s = measure_depth(x, m->entry, error);
+    if (s == MOEC_OK) *out_bytes = (size_t)x->deep_bytes[m->entry];
+    return s;
+}
+
+typedef struct step {
+    mc_exec *x;
+    void *const *args;
+} step;
+
+/* Where a launch of this frame finds things. */
+typedef struct frame {
+    const moec_abi_func *func;
+    unsigned char *base;
+    void *const *args;
+    uint32_t weight_base, state_base;
+} frame;
+
+static void *
+resolve(const mc_exec *x, const frame *f, uint32_t ref)
+{
+    const moec_abi_ref *r = &x->abi->refs[ref];
+    unsigned char *p = NULL;
+    switch ((moec_abi_place)r->place) {
+    case MOEC_ABI_NULL: return NULL;
+    case MOEC_ABI_SLOT: p = f->base + x->slot_offsets[f->func->first_slot + r->index]; break;
+    case MOEC_ABI_ARG: p = f->args[r->index]; break;
+    case MOEC_ABI_WEIGHT: p = x->weights[f->weight_base + r->index]; break;
+    case MOEC_ABI_STATE: p = x->states[f->state_base + r->index]; break;
+    }
+    return p + x->ref_offsets[ref];
+}
+
+static void
+launch_kernel(mc_exec *x, const frame *f, uint32_t index, moec_kernel_args *a)
+{
+    const moec_abi_launch *l = &x->abi->launches[index];
+    for (uint32_t i = 0; i < l->n_refs; i++) a->ptr[i] = resolve(x, f, l->first_ref + i);
+    memcpy(a->i, x->expr_values + l->first_int, l->n_ints * sizeof *a->i);
+    if (l->n_floats) memcpy(a->f, x->abi->floats + l->first_float, l->n_floats * sizeof *a->f);
+    bool timed = x->launch_seconds && a->thread == 0;
+    double begin = timed ? mc_seconds() : 0;
+    x->abi->kernels[l->target](a);
+    if (!(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
+    if (timed) {
+        x->launch_seconds[index] += mc_seconds() - begin;
+        x->launch_counts[index]++;
+    }
+}
+
+static void
+walk(mc_exec *x, const frame *f, moec_kernel_args *a)
+{
+    for (uint32_t i = 0; i < f->func->n_launches; i++) {
+        uint32_t index = f->func->first_launch + i;
+        const moec_abi_launch *l = &x->abi->launches[index];
+        if (l->kind == MOEC_LAUNCH_KERNEL) {
+            launch_kernel(x, f, index, a);
+            continue;
+        }
+        void *args[MC_MAX_CALL_ARGS];
+        for (uint32_t j = 0; j < l->n_refs; j++) args[j] = resolve(x, f, l->first_ref + j);
+        frame callee = {.func = &x->abi->funcs[l->target],
+                        .base = f->base + x->frame_bytes[f->func - x->abi->funcs],
+                        .args = args,
+                        .weight_base = f->weight_base + l->weight_base,
+                        .state_base = f->state_base + l->state_base};
+        walk(x, &callee, a);
+    }
+}
+
+static void
+run_thread(void *context, uint32_t thread, uint32_t n_threads)
+{
+    const step *s = context;
+    mc_exec *x = s->x;
+    moec_kernel_args a = {.thread = thread,
+                          .n_threads = n_threads,
+                          .past = x->past,
+                          .cache_cap = x->cache_cap,
+                          .scratch = x->scratch + thread * x->scratch_stride};
+    frame entry = {.func = &x->abi->funcs[x->abi->entry], .base = x->slab, .args = s->args};
+    walk(x, &entry, &a);
+}
+
+void
+mc_exec_run(mc_exec *x, void *const *args)
+{
+    step s = {x, args};
+    mc_pool_run(x->pool, run_thread, &s);
+}

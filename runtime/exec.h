@@ -1,0 +1,46 @@
+/* exec: walks the plan of a compiled model. Before a step every integer of the plan is computed once from the step's
+ * symbol values into flat tables; then all threads of the pool walk the same launches, each with its own kernel
+ * arguments, and meet at a barrier after each.
+ *
+ *     slab  | frame of the model function | frame of its callee | callee's callee | ...
+ *
+ * A frame is the function's slots one after another, each rounded to 64 bytes. Siblings reuse the same bytes. */
+#ifndef MC_RUNTIME_EXEC_H
+#define MC_RUNTIME_EXEC_H
+
+#include "runtime/abi_model.h"
+#include "runtime/pool.h"
+
+typedef struct mc_exec {
+    const moec_abi_model *abi;
+    mc_pool *pool;
+    int64_t *syms;         /* n_syms; negative: without a value */
+    int64_t *expr_values;  /* n_exprs */
+    int64_t *ref_offsets;  /* n_refs */
+    int64_t *slot_offsets; /* n_slots: from the start of the function's frame */
+    int64_t *frame_bytes;  /* n_funcs: of the function alone */
+    int64_t *deep_bytes;   /* n_funcs: with its deepest callee; -1 not yet known */
+    unsigned char *slab;
+    size_t slab_bytes;
+    unsigned char *scratch; /* n_threads * scratch_bytes, each at a multiple of 4096 */
+    size_t scratch_stride;
+    void *const *weights; /* n_weights */
+    void **states;        /* n_states */
+    int64_t past, cache_cap;
+    double *launch_seconds; /* n_launches each; NULL: no profile */
+    uint64_t *launch_counts;
+} mc_exec;
+
+/* Allocates the tables (not slab, scratch, weights and states, which the session owns). */
+moec_status mc_exec_init(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, bool profile,
+                         mc_fault *error) MOEC_MUST_USE;
+void mc_exec_fini(mc_exec *x);
+
+/* Computes the tables from x->syms. *out_bytes: what the slab must hold. Errors: RANGE when a size overflows or the
+ * plan uses a dimension without a value. */
+moec_status mc_exec_prepare(mc_exec *x, size_t *out_bytes, mc_fault *error) MOEC_MUST_USE;
+
+/* One step: args are the inputs, then the outputs. After a prepare whose bytes fit the slab. */
+void mc_exec_run(mc_exec *x, void *const *args);
+
+#endif

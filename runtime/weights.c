@@ -1,0 +1,249 @@
+/* weights: from a path to the addresses that kernels read. A checkpoint is bound and packed once into a file that is
+ * found again by the model's weights_hash and the checkpoint's identity; later opens only map it. */
+#define _GNU_SOURCE
+#include "runtime/packed.h"
+#include "runtime/pages.h"
+#include "runtime/session.h"
+
+#include "runtime/base/cache_dir.h"
+#include "runtime/base/hash.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct moec_weights {
+    const moec_model *model;
+    mc_packed_layout layout;
+    mc_mapping mapping; /* of the packed file, or ... */
+    mc_pages pages;     /* ... the same bytes in memory */
+    void **addresses;
+    char *file;
+    char note[512];
+};
+
+void *const *
+mc_weights_addresses(const moec_weights *weights)
+{
+    return weights->addresses;
+}
+
+const moec_model *
+mc_weights_model(const moec_weights *weights)
+{
+    return weights->model;
+}
+
+static moec_status
+no_memory(mc_fault *error)
+{
+    return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+}
+
+static void
+set_addresses(moec_weights *w)
+{
+    const unsigned char *base = w->mapping.data ? w->mapping.data : w->pages.data;
+    for (uint32_t i = 0; i < w->layout.n_weights; i++)
+        w->addresses[i] = (void *)(uintptr_t)(base + w->layout.entries[i].offset);
+}
+
+/* Maps a packed file if it is this model's. source 0: from any checkpoint. */
+static moec_status
+map_packed(moec_weights *w, const char *path, uint64_t source, mc_fault *error)
+{
+    mc_mapping m;
+    moec_status s = mc_file_map(path, &m, error);
+    if (s != MOEC_OK) return s;
+    s = mc_packed_check(w->model->abi, &w->layout, source, m.data, m.n_bytes, path, error);
+    if (s == MOEC_OK && !(w->file = strdup(path))) s = no_memory(error);
+    if (s != MOEC_OK) {
+        mc_file_unmap(&m);
+        return s;
+    }
+    w->mapping = m;
+    set_addresses(w);
+    return MOEC_OK;
+}
+
+/* ---- the cache ------------------------------------------------------------------------------------------------ */
+
+/* Weights decide what a model says, so a file that others could have written is not trusted. */
+static bool
+is_ours(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() && !(st.st_mode & 022);
+}
+
+static void
+safe_name(const char *name, char *out, size_t n_bytes)
+{
+    size_t n = 0;
+    for (; name[n] && n + 1 < n_bytes; n++) {
+        char c = name[n];
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+        out[n] = plain ? c : '_';
+    }
+    out[n] = 0;
+}
+
+/* The file in the cache for this model and checkpoint, or NULL with a note that says why there is none. */
+static char *
+cache_file(moec_weights *w, uint64_t source)
+{
+    char *path = NULL, name[64];
+    mc_buf directory = {0};
+    mc_fault why = {{0}};
+    safe_name(w->model->abi->name, name, sizeof name);
+    if (mc_cache_directory(NULL, "weights", &directory, &why) != MOEC_OK)
+        snprintf(w->note, sizeof w->note, "the weights are packed in memory each time: %.400s", why.text);
+    else if (asprintf(&path, "%s/%s-%016llx.moecw", directory.data, name,
+                      (unsigned long long)mc_hash64(&source, sizeof source, w->model->abi->weights_hash)) < 0)
+        path = NULL;
+    mc_buf_fini(&directory);
+    return path;
+}
+
+/* ---- a checkpoint --------------------------------------------------------------------------------------------- */
+
+typedef struct opening {
+    moec_weights *weights;
+    const moec_weights_options *options;
+    mc_checkpoint checkpoint;
+    uint64_t source;
+} opening;
+
+static moec_status
+pack_in_memory(moec_weights *w, const mc_packing *packing, mc_fault *error)
+{
+    moec_status s = mc_pages_alloc(w->layout.file_bytes, "weights", &w->pages, error);
+    if (s == MOEC_OK) s = mc_packed_fill(packing, w->pages.data, error);
+    if (s != MOEC_OK) return s;
+    mc_pages_read_only(&w->pages);
+    set_addresses(w);
+    return MOEC_OK;
+}
+
+/* Packs into `file` (NULL: memory). A cache that turns out to be unwritable is no error; a path the user gave is. */
+static moec_status
+pack(opening *o, const char *file, mc_fault *error)
+{
+    moec_weights *w = o->weights;
+    mc_bind bind;
+    mc_pool *pool = NULL;
+    moec_status s = mc_checkpoint_load(&o->checkpoint, error);
+    if (s != MOEC_OK) return s;
+    s = mc_bind_create(w->model->abi, &o->checkpoint, o->options->map, o->options->allow_narrowing, &bind, error);
+    if (s != MOEC_OK) return s;
+    s = mc_pool_create(o->options->n_threads, NULL, NULL, &pool, error);
+    mc_packing packing = {&bind, &w->layout, pool, o->source, o->options->progress, o->options->progress_context};
+    if (s == MOEC_OK && file) {
+        s = mc_packed_write(&packing, file, error);
+        if (s == MOEC_OK) s = map_packed(w, file, o->source, error);
+        if ((s == MOEC_ERR_IO || s == MOEC_ERR_NOT_FOUND) && !o->options->packed_path) {
+            snprintf(w->note, sizeof w->note, "the weights are packed in memory each time: %.400s", error->text);
+            error->text[0] = 0;
+            file = NULL;
+            s = MOEC_OK;
+        }
+    }
+    if (s == MOEC_OK && !file) s = pack_in_memory(w, &packing, error);
+    mc_pool_destroy(pool);
+    mc_bind_fini(&bind);
+    return s;
+}
+
+static moec_status
+open_checkpoint(opening *o, const char *path, mc_fault *error)
+{
+    moec_weights *w = o->weights;
+    const char *map = o->options->map ? o->options->map : "";
+    moec_status s = mc_checkpoint_find(path, &o->checkpoint, error);
+    if (s != MOEC_OK) return s;
+    char *real = realpath(path, NULL);
+    o->source = mc_hash64(map, strlen(map), o->checkpoint.identity + (o->options->allow_narrowing ? 1 : 0));
+    if (real) o->source = mc_hash64(real, strlen(real), o->source);
+    o->source |= 1; /* 0 means any */
+    free(real);
+    char *file = NULL;
+    if (o->options->packed_path)
+        file = strdup(o->options->packed_path);
+    else if (!o->options->in_memory)
+        file = cache_file(w, o->source);
+    mc_fault stale = {{0}};
+    bool trusted = file && !o->options->in_memory && (o->options->packed_path || is_ours(file));
+    if (!trusted || !mc_file_exists(file) || map_packed(w, file, o->source, &stale) != MOEC_OK)
+        s = pack(o, o->options->in_memory ? NULL : file, error);
+    free(file);
+    return s;
+}
+
+static bool
+is_packed_file(const char *path)
+{
+    mc_mapping m;
+    mc_fault ignored;
+    if (mc_file_is_directory(path) || mc_file_map(path, &m, &ignored) != MOEC_OK) return false;
+    bool packed = mc_packed_is(m.data, m.n_bytes);
+    mc_file_unmap(&m);
+    return packed;
+}
+
+moec_status
+moec_weights_open(const moec_model *model, const char *path, const moec_weights_options *options,
+                  moec_weights **out_weights, moec_error *error)
+{
+    static const moec_weights_options defaults = {0};
+    mc_fault e = {{0}};
+    *out_weights = NULL;
+    moec_weights *w = calloc(1, sizeof *w);
+    if (!w) return mc_give(error, &e, no_memory(&e));
+    w->model = model;
+    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
+    opening o = {.weights = w, .options = options ? options : &defaults};
+    moec_status s = w->addresses ? mc_packed_layout_make(model->abi, &w->layout, &e) : no_memory(&e);
+    if (s == MOEC_OK && is_packed_file(path))
+        s = map_packed(w, path, 0, &e);
+    else if (s == MOEC_OK)
+        s = open_checkpoint(&o, path, &e);
+    mc_checkpoint_fini(&o.checkpoint);
+    if (s != MOEC_OK) {
+        moec_weights_close(w);
+        return mc_give(error, &e, s);
+    }
+    *out_weights = w;
+    return mc_give(error, &e, MOEC_OK);
+}
+
+void
+moec_weights_close(moec_weights *w)
+{
+    if (!w) return;
+    mc_file_unmap(&w->mapping);
+    mc_pages_free(&w->pages);
+    mc_packed_layout_fini(&w->layout);
+    free(w->addresses);
+    free(w->file);
+    free(w);
+}
+
+const char *
+moec_weights_note(const moec_weights *weights)
+{
+    return weights->note;
+}
+
+const char *
+moec_weights_file(const moec_weights *weights)
+{
+    return weights->file ? weights->file : "";
+}
+
+uint64_t
+moec_weights_bytes(const moec_weights *weights)
+{
+    return weights->layout.file_bytes - weights->layout.data_offset;
+}

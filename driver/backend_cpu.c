@@ -1,0 +1,127 @@
+/* The CPU backend behind driver/backend.h. What the artefact says about itself (meta, rules) is gathered here, because
+ * only the driver sees both the text and the code. */
+#include "driver/backend.h"
+
+#include "codegen/cpu/cpu.h"
+#include "codegen/cpu/llvm_jit.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+bool
+mc_backend_find(mc_unit *u, mc_backend_target *out)
+{
+    mc_cpu_target *t = MC_NEW(u->arena, mc_cpu_target);
+    const char *name = u->options->target ? u->options->target : "native";
+    if (!mc_cpu_target_find(name, &u->diags, t)) return false;
+    mc_str key = mc_strf(u->arena, "%s %s %s", t->triple, t->cpu, t->llvm_features);
+    *out = (mc_backend_target){t->name, mc_cpu_compiler_name(), key.data, t->nr, t};
+    return true;
+}
+
+/* All weight maps as one text, or only the chosen one. */
+static mc_str
+rules_text(const mc_unit *u)
+{
+    mc_str chosen = mc_module_meta(u->module, "weights");
+    mc_buf text = {0};
+    for (size_t i = 0; i < u->module->metas.n; i++) {
+        const mc_meta *m = &u->module->metas.items[i];
+        if (!mc_str_starts(m->key, "weights.")) continue;
+        mc_str map = mc_str_slice(m->key, strlen("weights."), m->key.len);
+        if (chosen.len && !mc_str_eq(map, chosen)) continue;
+        mc_buf_printf(&text, "weights %.*s {\n%.*s\n}\n", MC_FMT(map), MC_FMT(m->value));
+    }
+    mc_str rules = mc_str_dup(u->arena, mc_buf_view(&text));
+    mc_buf_fini(&text);
+    return rules;
+}
+
+static json_t *
+text_of(mc_str s)
+{
+    return json_stringn(s.data ? s.data : "", s.len);
+}
+
+static mc_str
+meta_text(mc_unit *u)
+{
+    json_t *meta = json_object(), *params = json_object();
+    json_object_set_new(meta, "summary", text_of(mc_unit_summary(u)));
+    if (u->elab.weights.n) {
+        json_object_set_new(meta, "parameters", json_integer(u->elab.n_params));
+        json_object_set_new(meta, "active_parameters", json_integer(u->elab.n_active_params));
+    }
+    for (size_t i = 0; i < u->elab.params.n; i++) {
+        mc_str name = mc_str_dup(u->arena, u->elab.params.items[i].name);
+        json_object_set_new(params, name.data, text_of(u->elab.params.items[i].value));
+    }
+    json_object_set_new(meta, "params", params);
+    char *dumped = json_dumps(meta, JSON_COMPACT | JSON_SORT_KEYS);
+    mc_str text = mc_str_dup(u->arena, mc_str_of(dumped));
+    free(dumped);
+    json_decref(meta);
+    return text;
+}
+
+bool
+mc_backend_emit(mc_unit *u, const mc_backend_target *target, mc_code_kind kind, mc_buf *out)
+{
+    static const mc_emit_kind kinds[] = {[MC_CODE_OBJECT] = MC_EMIT_OBJECT,
+                                         [MC_CODE_ASSEMBLY] = MC_EMIT_ASSEMBLY,
+                                         [MC_CODE_LLVM] = MC_EMIT_LLVM};
+    mc_cpu_options options = {.name = mc_unit_name(u), .rules = rules_text(u), .meta = meta_text(u)};
+    options.target = *(const mc_cpu_target *)target->detail;
+    mc_cpu_result result;
+    if (!mc_cpu_compile(u->module, &options, &u->diags, &result)) return false;
+    bool good = mc_cpu_emit(&result, kinds[kind], &u->diags, out);
+    mc_cpu_result_fini(&result);
+    return good;
+}
+
+struct mc_loaded {
+    mc_jit *jit;
+};
+
+/* The first error as a message. */
+static moec_status
+fault_from(const mc_diags *d, mc_fault *fault)
+{
+    const char *text = d->list.n ? d->list.items[0].text.data : "unknown";
+    return mc_fail(fault, MOEC_ERR_INTERNAL, "cannot load the compiled code: %s", text);
+}
+
+moec_status
+mc_backend_load(const void *object, size_t n_bytes, const char *name, mc_loaded **out, const moec_abi_model **out_abi,
+                mc_fault *fault)
+{
+    mc_arena *arena = mc_arena_create();
+    mc_sources sources = {.arena = arena};
+    mc_diags diags;
+    mc_diags_init(&diags, arena, &sources);
+    mc_str symbol = mc_strf(arena, "moec_abi_query_%s", name);
+    mc_jit *jit = mc_jit_load(object, n_bytes, &diags);
+    uintptr_t address = jit ? mc_jit_symbol(jit, symbol.data, &diags) : 0;
+    moec_status status = address ? MOEC_OK : fault_from(&diags, fault);
+    if (status == MOEC_OK) {
+        moec_abi_query_fn *query = (moec_abi_query_fn *)address;
+        *out_abi = query(MOEC_ABI_VERSION);
+        *out = calloc(1, sizeof **out);
+        if (*out)
+            (*out)->jit = jit;
+        else
+            status = mc_fail(fault, MOEC_ERR_MEMORY, "out of memory");
+    }
+    if (status != MOEC_OK) mc_jit_destroy(jit);
+    mc_arena_destroy(arena);
+    return status;
+}
+
+void
+mc_backend_unload(mc_loaded *loaded)
+{
+    if (!loaded) return;
+    mc_jit_destroy(loaded->jit);
+    free(loaded);
+}

@@ -1,0 +1,43 @@
+/* select: which function turns which op into launches. Each family's file holds both the choice of the kernel and
+ * the kernel itself, because the order of its arguments is an agreement between the two. */
+#ifndef MC_CODEGEN_CPU_SELECT_H
+#define MC_CODEGEN_CPU_SELECT_H
+
+#include "codegen/cpu/plan.h"
+
+typedef void mc_cpu_select_fn(mc_cpu_plan *p, const mc_op *op);
+
+/* Appends the launches of p->op (none for ops that only name memory). False after E0601. */
+bool mc_cpu_select(mc_cpu_plan *p, const mc_op *op);
+/* Whether the backend has code for this op at all, for tables of coverage. */
+bool mc_cpu_supports(mc_opcode opcode);
+
+mc_cpu_select_fn mc_cpu_select_matmul;      /* matmul.c: linear, gated_linear, grouped_matmul, moe.ffn_* */
+mc_cpu_select_fn mc_cpu_select_embed;       /* embed.c */
+mc_cpu_select_fn mc_cpu_select_elementwise; /* elementwise.c */
+mc_cpu_select_fn mc_cpu_select_cast;
+mc_cpu_select_fn mc_cpu_select_norm; /* norm.c: rmsnorm, layernorm, l2norm */
+mc_cpu_select_fn mc_cpu_select_softmax;
+mc_cpu_select_fn mc_cpu_select_renorm;
+mc_cpu_select_fn mc_cpu_select_rope; /* rope.c */
+mc_cpu_select_fn mc_cpu_select_position;
+mc_cpu_select_fn mc_cpu_select_attention; /* attention.c: sdpa */
+mc_cpu_select_fn mc_cpu_select_move;      /* move.c: copy, split, concat, slice, expand, tile, transpose */
+mc_cpu_select_fn mc_cpu_select_cache;     /* state.c */
+mc_cpu_select_fn mc_cpu_select_conv1d;
+mc_cpu_select_fn mc_cpu_select_selective_scan; /* scan.c */
+mc_cpu_select_fn mc_cpu_select_delta_scan;
+mc_cpu_select_fn mc_cpu_select_route_groups; /* route.c */
+mc_cpu_select_fn mc_cpu_select_route_top;
+mc_cpu_select_fn mc_cpu_select_route_take;
+mc_cpu_select_fn mc_cpu_select_route_lookup;
+mc_cpu_select_fn mc_cpu_select_route_sparsemixer; /* route_rare.c */
+mc_cpu_select_fn mc_cpu_select_route_choose;
+mc_cpu_select_fn mc_cpu_select_route_hash;
+mc_cpu_select_fn mc_cpu_select_dispatch; /* dispatch.c */
+mc_cpu_select_fn mc_cpu_select_capacity;
+mc_cpu_select_fn mc_cpu_select_permute;
+mc_cpu_select_fn mc_cpu_select_unpermute;
+mc_cpu_select_fn mc_cpu_select_identity;
+
+#endif

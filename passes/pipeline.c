@@ -91,7 +91,7 @@ setting(parser *p, mc_step *step)
 static bool
 unknown(parser *p, size_t begin, mc_str name, bool pipeline)
 {
-    mc_str names[64];
+    mc_str names[64] = {{0}};
     size_t n = 0;
     if (pipeline)
         for (int i = 0; i < mc_n_named_pipelines && n < 64; i++) names[n++] = mc_str_of(mc_named_pipelines[i].name);

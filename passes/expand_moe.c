@@ -119,7 +119,7 @@ static mc_value *
 expand_moe(expander *e, mc_builder *b, const mc_op *moe)
 {
     int64_t experts = mc_attr_int(moe, "experts");
-    mc_value *weights, *ids;
+    mc_value *weights = NULL, *ids = NULL;
     rows r;
     if (!inline_route(e, b, moe, &weights, &ids) || !limit(b, moe, &weights, &ids) ||
         !dispatch(b, weights, ids, experts, &r))

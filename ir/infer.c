@@ -110,11 +110,10 @@ mc_in_want_rank(mc_infer *in, int i, int least, int most)
 {
     const mc_type *t = mc_in_type(in, i);
     if (!t || (t->rank >= least && t->rank <= most)) return true;
-    const char *name = port_name(in, i);
-    if (least == most) return mc_in_refuse(in, MC_E0310, "%s must have %d axes, but has %d", name, least, t->rank);
-    if (t->rank < least)
-        return mc_in_refuse(in, MC_E0310, "%s must have at least %d axes, but has %d", name, least, t->rank);
-    return mc_in_refuse(in, MC_E0310, "%s must have at most %d axes, but has %d", name, most, t->rank);
+    const char *bound = least == most ? "" : t->rank < least ? "at least " : "at most ";
+    int n = t->rank < least ? least : most;
+    return mc_in_refuse(in, MC_E0310, "%s must have %s%d %s, but has %d", port_name(in, i), bound, n,
+                        n == 1 ? "axis" : "axes", t->rank);
 }
 
 bool

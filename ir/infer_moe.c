@@ -48,7 +48,7 @@ check_route(mc_infer *in, const mc_type *x)
     for (int i = 0; i < n; i++) {
         const mc_type *formal = route->formals.items[i]->type;
         if (formal == in->operands[first + i]->type) continue;
-        return mc_in_refuse(in, MC_E0310, "argument %d of the route @%.*s is %s", i + 1, MC_FMT(route->name),
+        return mc_in_refuse(in, MC_E0310, "argument %d of the route @%.*s must be %s", i + 1, MC_FMT(route->name),
                             mc_type_text(in->module, formal, in->diags->arena).data);
     }
     const mc_type *weights = end->operands[0].value->type, *ids = end->operands[1].value->type;

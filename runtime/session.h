@@ -17,7 +17,7 @@ struct moec_session {
     int64_t past, batch;    /* batch: sequences of the history; 0 when there is none */
     const float *logits;    /* of the last step that feed made: [logits_batch][logits_rows][vocab] */
     size_t logits_batch, logits_rows;
-    double *sample_scratch; /* vocab probabilities and as many ids; made by the first draw */
+    double *sample_scratch; /* 2 * vocab; made by the first draw */
 };
 
 /* The weights' addresses, one for each entry of the model's table (weights.c). */

@@ -331,6 +331,38 @@ START_TEST(linear_is_one_fma_chain)
 }
 END_TEST
 
+/* With scales: a chain for each run of 128, then fma(run, scale, total). */
+START_TEST(fp8_linear_is_chains_of_128)
+{
+    static const char text[] = "moir 1 stage=tensor\n"
+                               "model @m(%x: f32[1, 300]) -> (f32[1, 130]) {\n"
+                               "  %w = weight {path = \"w\", role = \"dense\"} : f8e4m3[130, 300]\n"
+                               "  %s = weight {path = \"w_scale_inv\", role = \"dense\"} : f32[2, 3]\n"
+                               "  %y = linear %x, %w, _, %s : f32[1, 130]\n"
+                               "  return %y\n"
+                               "}\n";
+    bench b;
+    bench_open(&b, text, (mc_ref_options){.precision = MC_REF_F32});
+    mc_ref_tensor in = random_tensor(&b, 1, MOEC_F32, 2, (int64_t[]){1, 300}), out, w, s;
+    mc_ref_weight_request want_w = {MC_STR("w"), MC_STR("dense"), MOEC_F8E4M3, 2, {130, 300}};
+    mc_ref_weight_request want_s = {MC_STR("w_scale_inv"), MC_STR("dense"), MOEC_F32, 2, {2, 3}};
+    ck_assert(mc_ref_synthetic_weight(&b.synthetic, &want_w, &w) && mc_ref_synthetic_weight(&b.synthetic, &want_s, &s));
+    ck_assert(mc_ref_run(b.ref, NULL, &in, 1, b.arena, &out, 1));
+    const float *x = in.data, *y = out.data;
+    for (int o = 0; o < 130; o++) {
+        float total = 0;
+        for (int begin = 0; begin < 300; begin += 128) {
+            float run = 0;
+            for (int i = begin; i < 300 && i < begin + 128; i++)
+                run = fmaf(x[i], (float)mc_ref_tensor_get(&w, o * 300 + i), run);
+            total = fmaf(run, (float)mc_ref_tensor_get(&s, o / 128 * 3 + begin / 128), total);
+        }
+        ck_assert(memcmp(&total, &y[o], sizeof total) == 0);
+    }
+    bench_close(&b);
+}
+END_TEST
+
 START_TEST(inputs_are_checked)
 {
     bench b;
@@ -487,6 +519,7 @@ main(void)
     tcase_add_test(exec, precisions_agree);
     suite_add_tcase(suite, exec);
     tcase_add_test(own, linear_is_one_fma_chain);
+    tcase_add_test(own, fp8_linear_is_chains_of_128);
     tcase_add_test(own, inputs_are_checked);
     tcase_add_loop_test(own, weights_are_checked, 0, N_WEIGHT_KINDS);
     tcase_add_test(own, recorder_sees_scope_and_results);

@@ -82,11 +82,13 @@ dispatch(mc_builder *b, mc_value *weights, mc_value *ids, int64_t experts, rows 
     mc_named_attr attr = MC_A_INT("experts", experts);
     mc_op *op = mc_build(b, MC_OP_MOE_DISPATCH, (mc_value *[]){weights, ids}, 2, &attr, 1);
     if (!op) return false;
+    static const char *const names[] = {"offsets", "tokens", "slots", "gates"};
+    for (int i = 0; i < op->n_results; i++) op->results[i].name = mc_str_of(names[i]);
     *out = (rows){mc_result(op, 0), mc_result(op, 1), mc_result(op, 2), mc_result(op, 3)};
     return true;
 }
 
-/* permute -> body -> unpermute. `by`: tokens or slots, on each side. */
+/* permute -> body -> unpermute; `from` and `to`: tokens or slots. */
 static mc_value *
 through_experts(expander *e, mc_builder *b, const mc_op *op, const rows *r, mc_value *from, mc_value *to,
                 mc_value *gates_in, mc_value *gates_out)

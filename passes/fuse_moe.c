@@ -194,7 +194,7 @@ match_down(mc_pass *p, const mc_op *unpermute, mc_op **down)
 static mc_pass_result
 fuse_experts(mc_pass *p, mc_op *unpermute)
 {
-    mc_op *down, *permute;
+    mc_op *down = NULL, *permute = NULL;
     gated g = {0};
     const char *why = match_down(p, unpermute, &down);
     if (why) {

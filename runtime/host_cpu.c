@@ -84,7 +84,7 @@ mc_host_has(const char *features, const char *cpu, const char *model, mc_fault *
     if (!missing[0]) return MOEC_OK;
     return mc_fail(error, MOEC_ERR_UNSUPPORTED,
                    "%s was compiled for %s and needs %s, which this processor (or its operating system) does not have; "
-                   "compile it again with --cpu native on this machine",
+                   "compile it again on this machine, or with --target for a lesser processor",
                    model, cpu, missing);
 }
 

@@ -1,0 +1,92 @@
+/* app: the command line of an ahead-of-time executable. The same code serves `moec run`, which calls mc_app_main with a
+ * model it has just compiled. */
+#ifndef MC_RUNTIME_APP_H
+#define MC_RUNTIME_APP_H
+
+#include "moec/runtime.h"
+#include "runtime/abi.h"
+#include "runtime/base/str.h"
+
+#include <stdio.h>
+
+/* 0 done, 1 something failed, 2 wrong command line, 3 this processor cannot run the model. */
+enum { MC_APP_OK = 0, MC_APP_FAILED = 1, MC_APP_USAGE = 2, MC_APP_CPU = 3 };
+
+/* The whole program: argv[0] is its own path. */
+int mc_app_main(const struct moec_abi_model *abi, int argc, char **argv);
+
+/* What main() runs: an executable is linked with this name defined as its model's query function. */
+const struct moec_abi_model *moec_app_query(uint32_t version);
+
+typedef enum mc_app_option {
+#define MC_APP_OPTION(ID, name, value, help) MC_APP_##ID,
+#include "runtime/app/app_options.def"
+#undef MC_APP_OPTION
+    MC_APP_N_OPTIONS
+} mc_app_option;
+
+enum { MC_APP_MAX_VALUES = 16 }; /* of a repeatable option */
+
+typedef struct mc_app {
+    const struct moec_abi_model *abi;
+    const char *path; /* argv[0] */
+    const char *name; /* its last part, for messages */
+    const char *values[MC_APP_N_OPTIONS][MC_APP_MAX_VALUES];
+    int n_values[MC_APP_N_OPTIONS]; /* of a flag: how often it was given */
+    const char *weights_path;
+    moec_model *model;
+    moec_weights *weights;
+    moec_session *session;
+} mc_app;
+
+/* ---- app_options.c ---- */
+
+/* Fills values. False: wrong (the message is printed). */
+bool mc_app_parse(mc_app *app, int argc, char **argv);
+void mc_app_help(const mc_app *app);
+static inline bool
+mc_app_has(const mc_app *app, mc_app_option option)
+{
+    return app->n_values[option] > 0;
+}
+/* NULL when not given. */
+const char *mc_app_value(const mc_app *app, mc_app_option option);
+/* The option's number, `otherwise` when not given. False: not a number in lo..hi (printed). */
+bool mc_app_integer(const mc_app *app, mc_app_option option, int64_t lo, int64_t hi, int64_t otherwise, int64_t *out);
+bool mc_app_real(const mc_app *app, mc_app_option option, double lo, double hi, double otherwise, double *out);
+
+/* ---- app.c ---- */
+
+/* Prints "name: text" on standard error and gives the exit code back. */
+int mc_app_usage(const mc_app *app, const char *format, ...) MOEC_PRINTF(2, 3);
+int mc_app_fail(const mc_app *app, const char *format, ...) MOEC_PRINTF(2, 3);
+/* Opens model, weights and session; sizes come from the caller, --threads and --size are added. */
+int mc_app_open(mc_app *app, const moec_session_options *sizes);
+/* Whether everything printed has arrived; a closed pipe is quiet. */
+int mc_app_finish_output(const mc_app *app);
+
+/* ---- commands: each prints what went wrong and gives the exit code ---- */
+
+int mc_app_generate(mc_app *app); /* generate.c */
+int mc_app_tensors(mc_app *app);  /* tensors.c */
+int mc_app_info(mc_app *app);     /* app_info.c */
+int mc_app_bench(mc_app *app);    /* measure.c */
+int mc_app_score(mc_app *app);
+
+/* ---- ids.c ---- */
+
+typedef struct mc_app_ids {
+    int32_t *ids; /* [n_sequences][n_tokens] */
+    size_t n_sequences, n_tokens;
+} mc_app_ids;
+
+/* From --ids (a list, several lists apart by ';', or a .npy file) or --prompt. Returns an exit code. */
+int mc_app_read_ids(const mc_app *app, mc_app_ids *out);
+/* End-of-sequence ids: --eos, else generation_config.json or config.json of the weights directory. Returns their
+ * number. */
+enum { MC_APP_MAX_EOS = 16 };
+size_t mc_app_eos(const mc_app *app, int32_t *out);
+/* "1,2,3": at most `most` numbers; -1: malformed. */
+int mc_app_list(const char *text, int32_t *out, int most);
+
+#endif

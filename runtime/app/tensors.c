@@ -1,0 +1,94 @@
+/* tensors: one step of a model with plain tensors, from .npy files to .npy files. */
+#include "runtime/app/app.h"
+#include "runtime/npy.h"
+
+#include <string.h>
+
+typedef struct tensors {
+    mc_npy in[MC_APP_MAX_VALUES];
+    mc_pages out[MC_APP_MAX_VALUES];
+    moec_tensor inputs[MC_APP_MAX_VALUES], outputs[MC_APP_MAX_VALUES];
+    char in_names[MC_APP_MAX_VALUES][64], out_names[MC_APP_MAX_VALUES][64];
+    const char *out_paths[MC_APP_MAX_VALUES];
+    int n_in, n_out;
+} tensors;
+
+/* "name=file" */
+static int
+cut(const mc_app *app, const char *option, const char *text, char *name, const char **path)
+{
+    const char *equals = strchr(text, '=');
+    if (!equals || equals == text || equals - text > 63 || !equals[1])
+        return mc_app_usage(app, "--%s is NAME=FILE.npy, not '%s'", option, text);
+    memcpy(name, text, (size_t)(equals - text));
+    name[equals - text] = 0;
+    *path = equals + 1;
+    return MC_APP_OK;
+}
+
+static int
+read_inputs(const mc_app *app, tensors *t)
+{
+    for (int i = 0; i < app->n_values[MC_APP_INPUT]; i++) {
+        const char *path;
+        mc_fault e;
+        int code = cut(app, "input", app->values[MC_APP_INPUT][i], t->in_names[i], &path);
+        if (code != MC_APP_OK) return code;
+        t->n_in = i + 1;
+        if (mc_npy_read(path, &t->in[i], &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
+        t->inputs[i] = (moec_tensor){.name = t->in_names[i],
+                                     .dtype = t->in[i].dtype,
+                                     .rank = t->in[i].rank,
+                                     .data = t->in[i].data.data,
+                                     .n_bytes = t->in[i].data.n_bytes};
+        memcpy(t->inputs[i].dims, t->in[i].dims, sizeof t->in[i].dims);
+    }
+    return MC_APP_OK;
+}
+
+/* The greatest size of an output follows from the session; its buffer costs only what is written. */
+static int
+make_outputs(const mc_app *app, tensors *t)
+{
+    for (int i = 0; i < app->n_values[MC_APP_OUTPUT]; i++) {
+        mc_fault e;
+        int code = cut(app, "output", app->values[MC_APP_OUTPUT][i], t->out_names[i], &t->out_paths[i]);
+        if (code != MC_APP_OK) return code;
+        t->n_out = i + 1;
+        size_t n_bytes = (size_t)moec_session_bytes(app->session);
+        if (mc_pages_alloc(n_bytes, "an output", &t->out[i], &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
+        t->outputs[i] = (moec_tensor){.name = t->out_names[i], .data = t->out[i].data, .n_bytes = n_bytes};
+    }
+    return MC_APP_OK;
+}
+
+static int
+run(mc_app *app, tensors *t)
+{
+    moec_error error;
+    moec_session_options options = {0};
+    if (!mc_app_has(app, MC_APP_OUTPUT)) return mc_app_usage(app, "which output? Say --output NAME=FILE.npy");
+    int code = read_inputs(app, t);
+    if (code == MC_APP_OK) code = mc_app_open(app, &options);
+    if (code == MC_APP_OK) code = make_outputs(app, t);
+    if (code != MC_APP_OK) return code;
+    if (moec_session_run(app->session, t->inputs, (size_t)t->n_in, t->outputs, (size_t)t->n_out, &error) != MOEC_OK)
+        return mc_app_fail(app, "%s", error.text);
+    for (int i = 0; i < t->n_out; i++) {
+        mc_fault e;
+        const moec_tensor *o = &t->outputs[i];
+        if (mc_npy_write(t->out_paths[i], o->dtype, o->rank, o->dims, o->data, &e) != MOEC_OK)
+            return mc_app_fail(app, "%s", e.text);
+    }
+    return MC_APP_OK;
+}
+
+int
+mc_app_tensors(mc_app *app)
+{
+    tensors t = {0};
+    int code = run(app, &t);
+    for (int i = 0; i < t.n_in; i++) mc_npy_fini(&t.in[i]);
+    for (int i = 0; i < t.n_out; i++) mc_pages_free(&t.out[i]);
+    return code;
+}

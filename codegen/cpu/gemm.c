@@ -112,7 +112,7 @@ emit_tile(const kernel *j, const block *c, LLVMValueRef panel, LLVMValueRef t, L
      * the next panel. */
     LLVMValueRef single = kb_icmp(kb, LLVMIntEQ, c->n_tiles, constant(j, 1));
     LLVMValueRef second = kb_icmp(kb, LLVMIntEQ, kb_sub(kb, t, c->tile_begin), constant(j, 1));
-    LLVMValueRef has_next = kb_icmp(kb, LLVMIntSLT, kb_add(kb, panel, constant(j, 1)), c->panel_end);
+    LLVMValueRef has_next = kb_icmp(kb, LLVMIntSLT, kb_add(kb, panel, constant(j, 1)), j->last_panel);
     LLVMValueRef next = kb_select(kb, kb_and(kb, second, has_next), j->panel_bytes, constant(j, 0));
     LLVMValueRef b = kb_gep(kb, j->b, kb_mul(kb, panel, j->panel_bytes));
     mc_gemm_tile_at at = {.shape = kb_sub(kb, n_rows, constant(j, 1)),
@@ -144,7 +144,7 @@ static LLVMValueRef
 widen_panel(const kernel *j, const block *c, LLVMValueRef panel)
 {
     mc_kb *kb = j->kb;
-    LLVMValueRef many = kb_icmp(kb, LLVMIntSGT, kb_sub(kb, c->tile_end, c->tile_begin), constant(j, 2));
+    LLVMValueRef many = kb_icmp(kb, LLVMIntSGT, c->n_tiles, constant(j, 2));
     LLVMValueRef widen = mc_gemm_widen_panel(kb);
     kb_if use = kb_if_begin(kb, many);
     LLVMValueRef b = kb_gep(kb, j->b, kb_mul(kb, panel, j->panel_bytes));

@@ -16,9 +16,17 @@ enum {
     N_PARAMS
 };
 
+/* Widened panels are used by three tiles or more, balanced to within a row: never by lower ones than this, nor by the
+ * streams. */
+static int
+least_widened_rows(int mr)
+{
+    return mr - (mr + 1) / 3;
+}
+
 /* Calls the tile function of this shape for [begin, end). */
 static void
-call_tile(mc_kb *kb, moec_dtype weight, LLVMValueRef begin, LLVMValueRef end, LLVMValueRef out)
+call_tile(mc_kb *kb, moec_dtype weight, bool widened, LLVMValueRef begin, LLVMValueRef end, LLVMValueRef out)
 {
     LLVMValueRef args[7] = {begin,
                             end,
@@ -27,13 +35,14 @@ call_tile(mc_kb *kb, moec_dtype weight, LLVMValueRef begin, LLVMValueRef end, LL
                             kb_param(kb, PARAM_B_STRIDE),
                             kb_param(kb, PARAM_AHEAD),
                             out};
-    int n = mc_gemm_n_shapes(&kb->target);
+    int first = widened ? least_widened_rows(kb->target.mr) - 1 : 0;
+    int n = widened ? kb->target.mr : mc_gemm_n_shapes(&kb->target);
     LLVMValueRef fn = kb->frames[kb->n_frames - 1].fn, tiles[16];
-    for (int s = 0; s < n; s++) tiles[s] = mc_gemm_tile(kb, weight, s);
+    for (int s = first; s < n; s++) tiles[s] = mc_gemm_tile(kb, weight, s);
     LLVMBasicBlockRef after = LLVMAppendBasicBlockInContext(kb->ctx, fn, "after");
     LLVMBasicBlockRef never = LLVMAppendBasicBlockInContext(kb->ctx, fn, "never");
     LLVMValueRef choice = LLVMBuildSwitch(kb->b, kb_param(kb, PARAM_SHAPE), never, (unsigned)n);
-    for (int s = 0; s < n; s++) {
+    for (int s = first; s < n; s++) {
         LLVMBasicBlockRef block = LLVMAppendBasicBlockInContext(kb->ctx, fn, "shape");
         LLVMAddCase(choice, kb_i64(kb, s), block);
         LLVMPositionBuilderAtEnd(kb->b, block);
@@ -99,7 +108,7 @@ clear(mc_kb *kb, LLVMValueRef p, LLVMValueRef n_bytes)
 }
 
 static void
-emit_runs(mc_kb *kb, const mc_gemm_spec *spec, moec_dtype tile_weight)
+emit_runs(mc_kb *kb, const mc_gemm_spec *spec, bool widened)
 {
     int mr = kb->target.mr, nr = kb->target.nr;
     LLVMValueRef zero = kb_i64(kb, 0), one = kb_i64(kb, 1), k = kb_arg_int(kb, MC_GEMM_K);
@@ -115,7 +124,7 @@ emit_runs(mc_kb *kb, const mc_gemm_spec *spec, moec_dtype tile_weight)
     LLVMValueRef scaled = kb_icmp(kb, LLVMIntNE, kb_arg_ptr(kb, MC_GEMM_SCALE), LLVMConstNull(kb->ptr));
     LLVMValueRef length = kb_select(kb, scaled, kb_i64(kb, MC_GEMM_RUN), k);
     kb_loop run = kb_loop_begin(kb, zero, k, length, 1, &zero);
-    call_tile(kb, tile_weight, run.i, kb_min(kb, kb_add(kb, run.i, length), k), sums);
+    call_tile(kb, widened ? MOEC_F32 : spec->weight, widened, run.i, kb_min(kb, kb_add(kb, run.i, length), k), sums);
     kb_loop stream = kb_loop_begin(kb, zero, panels, one, 0, NULL);
     LLVMValueRef offset = kb_mul(kb, stream.i, kb_param(kb, PARAM_PANEL_STEP));
     LLVMValueRef panel = kb_add(kb, kb_param(kb, PARAM_PANEL), offset);
@@ -139,9 +148,9 @@ chain_function(mc_kb *kb, const mc_gemm_spec *spec, bool from_scratch)
     params[PARAM_ARGS] = params[PARAM_ROWS] = params[PARAM_B] = params[PARAM_OUT] = kb->ptr;
     fn = kb_function_begin(kb, name, kb->t_void, params, N_PARAMS);
     if (runs)
-        emit_runs(kb, spec, from_scratch ? MOEC_F32 : MOEC_F8E4M3);
+        emit_runs(kb, spec, from_scratch);
     else
-        call_tile(kb, spec->weight, kb_i64(kb, 0), kb_arg_int(kb, MC_GEMM_K), kb_param(kb, PARAM_OUT));
+        call_tile(kb, spec->weight, false, kb_i64(kb, 0), kb_arg_int(kb, MC_GEMM_K), kb_param(kb, PARAM_OUT));
     kb_function_end(kb, NULL);
     return fn;
 }

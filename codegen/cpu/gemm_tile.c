@@ -7,23 +7,33 @@
 
 #include <assert.h>
 
-enum { MAX_ACCUMULATORS = 24, MAX_ROWS = 12 };
+enum { MAX_ACCUMULATORS = 24, MAX_ROWS = 8 };
 
-/* FP8 as f16 bits, which are the value times 2^-8: the factor is made good when the run is scaled. */
-static LLVMValueRef
-load_fp8(mc_kb *kb, LLVMValueRef p)
+/* 2 vl FP8 weights as f16 bits, which are the values times 2^-8 (the factor is made good when the run is scaled), then
+ * as two vectors of f32. */
+static void
+load_fp8(mc_kb *kb, LLVMValueRef p, LLVMValueRef *out)
 {
-    LLVMTypeRef i16s = kb_vector(kb->i16, kb->vl);
-    LLVMValueRef raw = kb_load(kb, kb_vector(kb->i8, kb->vl), p, 1);
-    LLVMValueRef wide = kb_shl(kb, kb_convert(kb, raw, i16s), kb_iconst(i16s, 7));
-    LLVMValueRef half = kb_and(kb, wide, kb_iconst(i16s, 0xBF80));
-    return kb_convert(kb, kb_bits(kb, half, kb_vector(kb->f16, kb->vl)), kb->vf);
+    int n = 2 * kb->vl, low[32], high[32];
+    LLVMTypeRef wide = kb_vector(kb->i16, n);
+    LLVMValueRef raw = kb_convert(kb, kb_load(kb, kb_vector(kb->i8, n), p, 1), wide);
+    LLVMValueRef half = kb_and(kb, kb_shl(kb, raw, kb_iconst(wide, 7)), kb_iconst(wide, 0xBF80));
+    half = kb_bits(kb, half, kb_vector(kb->f16, n));
+    for (int i = 0; i < kb->vl; i++) low[i] = i, high[i] = kb->vl + i;
+    out[0] = kb_convert(kb, kb_shuffle(kb, half, half, low, kb->vl), kb->vf);
+    out[1] = kb_convert(kb, kb_shuffle(kb, half, half, high, kb->vl), kb->vf);
 }
 
-static LLVMValueRef
-load_weights(mc_kb *kb, moec_dtype weight, LLVMValueRef p)
+/* One panel's weights of one k. */
+static void
+load_weights(mc_kb *kb, moec_dtype weight, LLVMValueRef p, int vectors, LLVMValueRef *out)
 {
-    return weight == MOEC_F8E4M3 ? load_fp8(kb, p) : kb_load_f32(kb, weight, p, kb->vl, NULL);
+    int64_t size = (int64_t)moec_dtype_bytes(weight);
+    if (weight == MOEC_F8E4M3)
+        for (int j = 0; j < vectors; j += 2) load_fp8(kb, kb_gepi(kb, p, (int64_t)j * kb->vl), &out[j]);
+    else
+        for (int j = 0; j < vectors; j++)
+            out[j] = kb_load_f32(kb, weight, kb_gepi(kb, p, j * size * kb->vl), kb->vl, NULL);
 }
 
 typedef struct tile {
@@ -40,7 +50,6 @@ emit_steps(const tile *t, LLVMValueRef k, int n, LLVMValueRef *acc)
 {
     mc_kb *kb = t->kb;
     int width = t->panels * t->vectors;
-    int64_t vector_bytes = t->step_bytes / t->vectors;
     LLVMValueRef base[MC_GEMM_STREAMS_1], a[MAX_ROWS];
     for (int p = 0; p < t->panels; p++) base[p] = kb_elem(kb, t->b[p], k, t->step_bytes);
     for (int i = 0; i < t->rows; i++) a[i] = kb_elem(kb, t->row[i], k, 4);
@@ -49,9 +58,7 @@ emit_steps(const tile *t, LLVMValueRef k, int n, LLVMValueRef *acc)
         for (int p = 0; p < t->panels; p++) {
             if (n > 1 && u * t->step_bytes % 64 == 0)
                 kb_prefetch(kb, kb_gep(kb, kb_gepi(kb, base[p], u * t->step_bytes), t->ahead));
-            for (int j = 0; j < t->vectors; j++)
-                w[p * t->vectors + j] =
-                    load_weights(kb, t->weight, kb_gepi(kb, base[p], u * t->step_bytes + j * vector_bytes));
+            load_weights(kb, t->weight, kb_gepi(kb, base[p], u * t->step_bytes), t->vectors, &w[p * t->vectors]);
         }
         for (int i = 0; i < t->rows; i++) {
             LLVMValueRef x = kb_splat(kb, kb_load(kb, kb->f32, kb_gepi(kb, a[i], 4 * u), 4), kb->vl);
@@ -112,8 +119,10 @@ mc_gemm_widen_panel(mc_kb *kb)
     LLVMValueRef b = kb_param(kb, 1), out = kb_param(kb, 2);
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_param(kb, 0), kb_i64(kb, 1), 0, NULL);
     LLVMValueRef from = kb_elem(kb, b, l.i, kb->target.nr), to = kb_elem(kb, out, l.i, (int64_t)kb->target.nr * 4);
-    for (int j = 0; j < kb->target.nr; j += kb->vl)
-        kb_store(kb, load_fp8(kb, kb_gepi(kb, from, j)), kb_gepi(kb, to, (int64_t)j * 4), 16);
+    LLVMValueRef w[8];
+    int vectors = kb->target.nr / kb->vl;
+    load_weights(kb, MOEC_F8E4M3, from, vectors, w);
+    for (int j = 0; j < vectors; j++) kb_store(kb, w[j], kb_gepi(kb, to, (int64_t)j * kb->vl * 4), 16);
     kb_loop_end(kb, &l);
     kb_function_end(kb, NULL);
     return fn;

@@ -8,13 +8,14 @@
  *     out[j][lane]    = out[j][lane] * alpha + sum_c p[c][lane] * v[c][j]    TILE channels at a time, c ascending
  *
  * ptr: q, k, v, o, sinks, select   i: below   f: scale, softcap */
-#include <math.h>
-
+#include "codegen/cpu/dot.h"
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/rows.h"
 #include "codegen/cpu/select.h"
 
-enum { KEYS = 32, TILE = 8 };
+#include <math.h>
+
+enum { KEYS = 32, TILE = MC_DOT_TILE };
 enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT };
 enum { P_WIDTH, P_VALUE, P_FLAGS };
 enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32 };
@@ -240,21 +241,6 @@ memory_of(mc_kb *kb, LLVMValueRef base, LLVMValueRef step, LLVMValueRef key)
     return kb_gep(kb, base, kb_mul(kb, kb_max(kb, key, kb_i64(kb, 0)), step));
 }
 
-/* acc[u][lane] = sum_i q[i][lane] * key_u[i] */
-static void
-dot_tile(mc_kb *kb, const attend *a, const LLVMValueRef *key, LLVMValueRef *acc)
-{
-    int unroll = a->width % 4 == 0 ? 4 : a->width % 2 == 0 ? 2 : 1;
-    for (int u = 0; u < TILE; u++) acc[u] = kb_const(kb->vf, 0);
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, a->width), kb_i64(kb, unroll), TILE, acc);
-    for (int n = 0; n < unroll; n++) {
-        LLVMValueRef i = kb_add(kb, l.i, kb_i64(kb, n)), q = kb_load(kb, kb->vf, row_vector(kb, a->qt, i), 4);
-        for (int u = 0; u < TILE; u++) l.v[u] = kb_fma(kb, broadcast(kb, kb_elem(kb, key[u], i, 4)), q, l.v[u]);
-    }
-    kb_loop_end(kb, &l);
-    for (int u = 0; u < TILE; u++) acc[u] = l.v[u];
-}
-
 static LLVMValueRef
 finish_score(mc_kb *kb, const attend *a, LLVMValueRef dot, LLVMValueRef key, LLVMValueRef real)
 {
@@ -280,7 +266,7 @@ score_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVM
         keys[u] = key_at(kb, a, kb_add(kb, first, kb_min(kb, j, last)));
         memory[u] = memory_of(kb, a->k_base, a->k_step, keys[u]);
     }
-    dot_tile(kb, a, memory, acc);
+    mc_dot_tile(kb, a->qt, a->width, memory, acc);
     for (int u = 0; u < TILE; u++) {
         LLVMValueRef s = finish_score(kb, a, acc[u], keys[u], real[u]);
         kb_store(kb, s, row_vector(kb, a->scores, kb_add(kb, l.i, kb_i64(kb, u))), 4);

@@ -22,6 +22,7 @@ mc_cpu_select_fn mc_cpu_select_renorm;
 mc_cpu_select_fn mc_cpu_select_rope; /* rope.c */
 mc_cpu_select_fn mc_cpu_select_position;
 mc_cpu_select_fn mc_cpu_select_attention; /* attention.c: sdpa */
+mc_cpu_select_fn mc_cpu_select_top_keys;  /* top_keys.c */
 mc_cpu_select_fn mc_cpu_select_move;      /* move.c: copy, split, concat, slice, expand, tile, transpose */
 mc_cpu_select_fn mc_cpu_select_cache;     /* state.c */
 mc_cpu_select_fn mc_cpu_select_conv1d;

@@ -1,0 +1,314 @@
+/* The CPU backend against the interpreter: every file of tests/exec and the texts below (sizes that fit no vector),
+ * through the fused and the unfused pipeline, with 1, 2, 3 and 7 threads, whose results must be equal bit for bit. */
+#define _POSIX_C_SOURCE 200809L
+#include "codegen/cpu/cpu.h"
+#include "passes/pass.h"
+#include "tests/support/exec_case.h"
+#include "tests/unit/cpu_ops_cases.h"
+#include "tests/unit/cpu_walk.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#ifndef MOEC_SOURCE_DIR
+#define MOEC_SOURCE_DIR "."
+#endif
+#define EXEC_DIR MOEC_SOURCE_DIR "/tests/exec"
+
+enum { MAX_FILES = 256, MAX_OUTPUTS = 64, MAX_STEPS = 32 };
+static char *files[MAX_FILES];
+static int n_files;
+
+/* ---- cases ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct bench_case { /* one text, compiled */
+    mc_arena *arena;
+    mc_diags diags;
+    mc_exec_case *c;
+    walk w;
+    int n_outputs;
+} bench_case;
+
+static void
+open_case(bench_case *b, const char *path, const char *pipeline)
+{
+    *b = (bench_case){.arena = mc_arena_create()};
+    mc_diags_init(&b->diags, b->arena, NULL);
+    b->c = mc_exec_load(path, b->arena, &b->diags);
+    if (!b->c) walk_fail(&b->diags);
+    b->c->synthetic.bf16_grid = true; /* vectors are widened in the plan */
+    b->n_outputs = mc_module_model(b->c->module)->last->n_operands;
+    ck_assert_int_le(b->n_outputs, MAX_OUTPUTS);
+    mc_cpu_target target;
+    ck_assert(mc_cpu_target_find("native", &b->diags, &target));
+    mc_pass_setting nr = {MC_STR_INIT("nr"), target.nr};
+    mc_pass_options options = mc_pass_options_default();
+    options.settings = &nr;
+    options.n_settings = 1;
+    mc_str text = b->c->module->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : mc_str_of(pipeline);
+    if (!mc_run_pipeline(b->c->module, text, &options, &b->diags)) walk_fail(&b->diags);
+    walk_open(&b->w, b->c->module, (walk_source){mc_exec_weight, b->c}, &b->diags);
+    b->w.cache_cap = 40;
+    for (int i = 0; i < MC_MAX_SYMS; i++) b->w.syms[i] = -1;
+    for (size_t i = 0; i < b->c->sets.n; i++) {
+        int sym = mc_symbol_get(b->c->module, b->c->sets.items[i].name);
+        b->w.syms[sym] = b->c->sets.items[i].value;
+    }
+}
+
+static void
+close_case(bench_case *b)
+{
+    walk_close(&b->w);
+    mc_exec_close(b->c);
+    mc_arena_destroy(b->arena);
+}
+
+/* What the interpreter gives for every step of the file, in f32, before any pass. */
+static void
+interpret(const char *path, mc_arena *arena, mc_ref_tensor (*outputs)[MAX_OUTPUTS])
+{
+    mc_diags diags;
+    mc_diags_init(&diags, arena, NULL);
+    mc_exec_case *c = mc_exec_load(path, arena, &diags);
+    if (!c) walk_fail(&diags);
+    c->synthetic.bf16_grid = true;
+    mc_ref_options options = {MC_REF_F32, mc_exec_weight, c, NULL, NULL};
+    mc_ref *ref = mc_ref_create(c->module, &options, &diags);
+    if (!ref) walk_fail(&diags);
+    for (size_t i = 0; i < c->sets.n; i++) mc_ref_set_symbol(ref, c->sets.items[i].name, c->sets.items[i].value);
+    mc_ref_state *state = mc_ref_state_create();
+    int n_outputs = mc_module_model(c->module)->last->n_operands;
+    for (size_t i = 0; i < c->steps.n; i++) {
+        const mc_exec_step *s = &c->steps.items[i];
+        bool ok = mc_ref_run(ref, state, s->inputs.items, (int)s->inputs.n, arena, outputs[i], n_outputs);
+        if (!ok && s->fails == MC_N_CODES) walk_fail(&diags);
+    }
+    mc_ref_state_destroy(state);
+    mc_ref_destroy(ref);
+    mc_exec_close(c);
+}
+
+/* Elements that the definition leaves open (rows past offsets[E]) are NaN or -1 in the interpreter's result. */
+static void
+copy_undefined(const mc_ref_tensor *want, mc_ref_tensor *got)
+{
+    ck_assert_int_eq(want->n, got->n);
+    for (int64_t i = 0; i < want->n; i++) {
+        double x = mc_ref_tensor_get(want, i);
+        bool open_float = mc_dtype_is_float(want->dtype) && isnan(x);
+        if (open_float || (!mc_dtype_is_float(want->dtype) && x == -1)) mc_ref_tensor_set(got, i, x);
+    }
+}
+
+static void
+compare(const char *path, size_t step, int result, const mc_ref_tensor *got, const mc_ref_tensor *want, bool open,
+        mc_arena *arena)
+{
+    mc_ref_tensor copy = *got;
+    size_t n_bytes = (size_t)got->n * moec_dtype_bytes(got->dtype);
+    copy.data = mc_arena_copy(arena, got->data, n_bytes);
+    if (open) copy_undefined(want, &copy);
+    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), MC_TOL_MODEL);
+    ck_assert_msg(r.ok, "%s: step %zu, result %d: %s", path, step, result, r.text);
+}
+
+static bool
+has_dispatch(const mc_module *m)
+{
+    MC_FOR_FUNCS(f, m)
+    {
+        MC_FOR_OPS(op, f) if (op->opcode == MC_OP_MOE_DISPATCH || op->opcode == MC_OP_MOE_PERMUTE) return true;
+    }
+    return false;
+}
+
+static void
+check_expects(const char *path, const mc_exec_step *s, const mc_ref_tensor *got)
+{
+    for (size_t i = 0; i < s->expects.n; i++) {
+        const mc_exec_expect *e = &s->expects.items[i];
+        mc_array a = MC_ARRAY(got[e->result]), want = MC_ARRAY(e->want);
+        mc_close_report r =
+            e->exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0}) : mc_close(a, want, e->class);
+        ck_assert_msg(r.ok, "%s: result %d against the file: %s", path, e->result, r.text);
+    }
+    for (size_t i = 0; i < s->same.n; i++) {
+        mc_close_report r = mc_close_exact(MC_ARRAY(got[s->same.items[i].a]), MC_ARRAY(got[s->same.items[i].b]));
+        ck_assert_msg(r.ok, "%s: results that must be the same differ: %s", path, r.text);
+    }
+}
+
+static void
+run_file(const char *path, const char *pipeline)
+{
+    static const int threads[] = {1, 2, 3, 7};
+    mc_ref_tensor want[MAX_STEPS][MAX_OUTPUTS], first[MAX_STEPS][MAX_OUTPUTS], got[MAX_OUTPUTS];
+    bench_case b;
+    open_case(&b, path, pipeline);
+    ck_assert_uint_le(b.c->steps.n, MAX_STEPS);
+    bool open = has_dispatch(b.c->module);
+    interpret(path, b.arena, want);
+    for (size_t n = 0; n < sizeof threads / sizeof *threads; n++) {
+        b.w.n_threads = threads[n];
+        walk_forget(&b.w);
+        for (size_t i = 0; i < b.c->steps.n; i++) {
+            const mc_exec_step *s = &b.c->steps.items[i];
+            if (s->fails != MC_N_CODES) continue; /* faults of the data are the runtime's to refuse */
+            walk_run(&b.w, s->inputs.items, b.arena, n ? got : first[i]);
+            for (int r = 0; r < b.n_outputs && n; r++) {
+                mc_close_report same = mc_close_exact(MC_ARRAY(got[r]), MC_ARRAY(first[i][r]));
+                ck_assert_msg(same.ok, "%s: %d threads differ from 1: %s", path, threads[n], same.text);
+            }
+            if (n) continue;
+            check_expects(path, s, first[i]);
+            for (int r = 0; r < b.n_outputs; r++) compare(path, i, r, &first[i][r], &want[i][r], open, b.arena);
+        }
+    }
+    close_case(&b);
+}
+
+/* ---- the same bits in pieces ------------------------------------------------------------------------------------------ */
+
+static int
+axis_of_s(const mc_module *m, const mc_type *t)
+{
+    for (int d = 0; d < t->rank; d++)
+        if (t->dims[d].n_syms == 1 && mc_str_is(m->syms[t->dims[d].syms[0]].name, "S")) return d;
+    return -1;
+}
+
+static mc_ref_tensor
+cut(const mc_ref_tensor *t, int axis, int64_t begin, int64_t n, mc_arena *arena)
+{
+    if (axis < 0) return *t;
+    mc_ref_tensor part;
+    int64_t dims[MC_MAX_RANK], inner = 1, all = t->dims[axis];
+    memcpy(dims, t->dims, sizeof dims);
+    dims[axis] = n;
+    for (int d = axis + 1; d < t->rank; d++) inner *= t->dims[d];
+    ck_assert(mc_ref_tensor_init(&part, t->dtype, dims, t->rank, arena));
+    size_t bytes = moec_dtype_bytes(t->dtype);
+    for (int64_t i = 0; i < part.n; i++) {
+        int64_t from = (i / inner / n * all + begin + i / inner % n) * inner + i % inner;
+        memcpy((char *)part.data + (size_t)i * bytes, (const char *)t->data + (size_t)from * bytes, bytes);
+    }
+    return part;
+}
+
+/* A sequence at once and cut in two anywhere must give the same bits. */
+static void
+check_pieces(const char *path, int64_t cut_at)
+{
+    bench_case b;
+    open_case(&b, path, "@default");
+    const mc_exec_step *s = &b.c->steps.items[0];
+    const mc_func *model = mc_module_model(b.c->module);
+    mc_ref_tensor whole[MAX_OUTPUTS], part[MAX_OUTPUTS], inputs[MAX_OUTPUTS];
+    int64_t n_s = 0;
+    for (size_t i = 0; i < s->inputs.n; i++) {
+        int axis = axis_of_s(b.c->module, model->formals.items[i]->type);
+        if (axis >= 0) n_s = s->inputs.items[i].dims[axis];
+    }
+    walk_run(&b.w, s->inputs.items, b.arena, whole);
+    walk_forget(&b.w);
+    for (int64_t begin = 0, n; begin < n_s; begin += n) {
+        n = begin < cut_at ? cut_at : n_s - begin;
+        for (size_t i = 0; i < s->inputs.n; i++) {
+            inputs[i] = cut(&s->inputs.items[i], axis_of_s(b.c->module, model->formals.items[i]->type), begin, n, b.arena);
+        }
+        walk_run(&b.w, inputs, b.arena, part);
+        for (int r = 0; r < b.n_outputs; r++) {
+            int axis = axis_of_s(b.c->module, model->last->operands[r].value->type);
+            mc_ref_tensor want = cut(&whole[r], axis, begin, n, b.arena);
+            mc_close_report same = mc_close_exact(MC_ARRAY(part[r]), MC_ARRAY(want));
+            ck_assert_msg(same.ok, "%s: cut at %lld, from %lld: %s", path, (long long)cut_at, (long long)begin, same.text);
+        }
+    }
+    close_case(&b);
+}
+
+/* ---- tests -------------------------------------------------------------------------------------------------------------- */
+
+static int
+is_moir(const struct dirent *d)
+{
+    size_t n = strlen(d->d_name);
+    return n > 5 && strcmp(d->d_name + n - 5, ".moir") == 0;
+}
+
+static void
+list_files(void)
+{
+    struct dirent **entries;
+    int n = scandir(EXEC_DIR, &entries, is_moir, alphasort);
+    for (int i = 0; i < n; i++) {
+        char *path = malloc(strlen(EXEC_DIR) + strlen(entries[i]->d_name) + 2);
+        sprintf(path, "%s/%s", EXEC_DIR, entries[i]->d_name);
+        free(entries[i]);
+        if (n_files < MAX_FILES)
+            files[n_files++] = path;
+        else
+            free(path);
+    }
+    if (n >= 0) free(entries);
+}
+
+/* A text of cpu_ops_cases.h as a file, which is what mc_exec_load reads. */
+static void
+write_text(const char *text, char *path)
+{
+    strcpy(path, "/tmp/moec_cpu_opsXXXXXX");
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    FILE *f = fdopen(fd, "w");
+    ck_assert_ptr_nonnull(f);
+    fputs(text, f);
+    ck_assert_int_eq(fclose(f), 0);
+}
+
+START_TEST(exec_file)
+{
+    run_file(files[_i / 2], _i % 2 ? "@unfused" : "@default");
+}
+END_TEST
+
+START_TEST(odd_sizes)
+{
+    char path[64];
+    write_text(cpu_ops_cases[_i].text, path);
+    run_file(path, "@default");
+    unlink(path);
+}
+END_TEST
+
+START_TEST(pieces)
+{
+    char path[64];
+    if (!cpu_ops_cases[_i].cut_at) return; /* has no positions */
+    write_text(cpu_ops_cases[_i].text, path);
+    check_pieces(path, cpu_ops_cases[_i].cut_at);
+    check_pieces(path, 1);
+    unlink(path);
+}
+END_TEST
+
+int
+main(void)
+{
+    list_files();
+    Suite *s = suite_create("cpu_ops");
+    TCase *t = tcase_create("cpu_ops");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, exec_file, 0, 2 * n_files);
+    tcase_add_loop_test(t, odd_sizes, 0, N_CPU_OPS_CASES);
+    tcase_add_loop_test(t, pieces, 0, N_CPU_OPS_CASES);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    for (int i = 0; i < n_files; i++) free(files[i]);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -44,6 +44,10 @@ def type_of(a, dtype):
     return "%s[%s]" % (dtype, ", ".join(map(str, a.shape)))
 
 
+def weight(path, role, type_text):
+    return "  %%%s = weight {path = \"%s\", role = \"%s\"} : %s\n" % (path, path, role, type_text)
+
+
 def case(name, comment, text, steps, weights=()):
     out = "".join("# %s\n" % line for line in comment.split("\n")) + "moir 1 stage=tensor\n" if "moir 1" not in text else ""
     if not out:
@@ -183,8 +187,10 @@ model @attend(%%q: f32[B, S, 4, 4], %%k: f32[B, S, 2, 4], %%v: f32[B, S, 2, 3]%s
         case(name, comment, head % ("", "", attrs),
              [{"inputs": base, "steps": [2, 1, 3], "expect": [attention(q, k, v, scale, **kw)]}])
     sinks = np.array([0.5, -1, 2, 0])
-    case("sdpa_sinks", "A learnt logit per head joins the softmax.", head % (", %sinks: f32[4]", ", %sinks", "scale = 0.5"),
-         [{"inputs": base + [("f32", sinks)], "steps": [5, 1], "expect": [attention(q, k, v, 0.5, sinks=sinks)]}])
+    case("sdpa_sinks", "A learnt logit per head joins the softmax.", (head % ("", ", %sinks", "scale = 0.5")).replace(
+             "  %o =", weight("sinks", "attention", "f32[4]") + "  %o ="),
+         [{"inputs": base, "steps": [5, 1], "expect": [attention(q, k, v, 0.5, sinks=sinks)]}],
+         [("sinks", "f32", sinks)])
     case("sdpa_all", "Not causal, no cache: every query sees every key.", """
 dim B
 
@@ -235,12 +241,15 @@ def scan_cases():
 dim B
 dim S
 
-model @conv(%x: f32[B, S, 3], %w: f32[3, 1, 4], %bias: f32[3]) -> (f32[B, S, 3], f32[B, S, 3]) {
+model @conv(%x: f32[B, S, 3]) -> (f32[B, S, 3], f32[B, S, 3]) {
+  %w = weight {path = "conv.weight", role = "dense"} : f32[3, 1, 4]
+  %bias = weight {path = "conv.bias", role = "dense"} : f32[3]
   %y = conv1d %x, %w : f32[B, S, 3]
   %z = conv1d %x, %w, %bias : f32[B, S, 3]
   return %y, %z
 }
-""", [{"inputs": [("f32", x), ("f32", w), ("f32", bias)], "steps": [1, 4, 1], "expect": [y, y + bias]}])
+""", [{"inputs": [("f32", x)], "steps": [1, 4, 1], "expect": [y, y + bias]}],
+         [("conv.weight", "f32", w), ("conv.bias", "f32", bias)])
 
     dt, a, b, c = np.abs(grid(B, S, d, scale=1)), -np.abs(grid(d, n)), grid(B, S, n), grid(B, S, n)
     h, y = np.zeros((B, d, n)), np.zeros((B, S, d))
@@ -290,7 +299,9 @@ def norm_cases():
     case("norms", "Every norm with and without its weights, and softmax.", """
 dim T
 
-model @norms(%x: f32[2, T, 4], %w: f32[4], %b: f32[4]) -> (f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4]) {
+model @norms(%x: f32[2, T, 4]) -> (f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4], f32[2, T, 4]) {
+  %w = weight {path = "norm.weight", role = "norm"} : f32[4]
+  %b = weight {path = "norm.bias", role = "norm"} : f32[4]
   %y0 = rmsnorm %x {eps = 0.001} : f32[2, T, 4]
   %y1 = rmsnorm %x, %w {eps = 0.001} : f32[2, T, 4]
   %y2 = rmsnorm %x, %w {eps = 0.001, plus_one = true, round = "before"} : f32[2, T, 4]
@@ -300,9 +311,9 @@ model @norms(%x: f32[2, T, 4], %w: f32[4], %b: f32[4]) -> (f32[2, T, 4], f32[2, 
   %y6 = softmax %x : f32[2, T, 4]
   return %y0, %y1, %y2, %y3, %y4, %y5, %y6
 }
-""", [{"inputs": [("f32", x), ("f32", w), ("f32", b)],
+""", [{"inputs": [("f32", x)],
        "expect": [rms, rms * w, rms * (1 + w), ln * w + b, ln, x / np.sqrt((x * x).sum(-1, keepdims=True) + 0.5),
-                  e / e.sum(-1, keepdims=True)]}])
+                  e / e.sum(-1, keepdims=True)]}], [("norm.weight", "f32", w), ("norm.bias", "f32", b)])
 
 
 def elementwise_cases():
@@ -366,7 +377,11 @@ def linear_cases():
     g, up = x @ w.T + b, x @ u.T + bu
     table, ids = grid(4, 3), np.array([[3, 0, 1]])
     case("linear", "linear with bias and residual, gated_linear, embed, casts through bf16 and i32.", """
-model @linear(%x: f32[2, 5], %w: f32[3, 5], %b: f32[3], %r: f32[2, 3], %u: f32[3, 5], %bu: f32[3], %ids: i32[1, 3]) -> (f32[2, 3], f32[2, 3], f32[2, 3], f32[2, 3], f32[1, 3, 3], f32[2, 3], i32[2, 3]) {
+model @linear(%x: f32[2, 5], %r: f32[2, 3], %ids: i32[1, 3]) -> (f32[2, 3], f32[2, 3], f32[2, 3], f32[2, 3], f32[1, 3, 3], f32[2, 3], i32[2, 3]) {
+  %w = weight {path = "gate.weight", role = "dense"} : f32[3, 5]
+  %b = weight {path = "gate.bias", role = "dense"} : f32[3]
+  %u = weight {path = "up.weight", role = "dense"} : f32[3, 5]
+  %bu = weight {path = "up.bias", role = "dense"} : f32[3]
   %y = linear %x, %w : f32[2, 3]
   %z = linear %x, %w, %b, _, %r : f32[2, 3]
   %g = gated_linear %x, %w, %u {act = "silu"} : f32[2, 3]
@@ -378,9 +393,10 @@ model @linear(%x: f32[2, 5], %w: f32[3, 5], %b: f32[3], %r: f32[2, 3], %u: f32[3
   %i = cast %r {to = i32} : i32[2, 3]
   return %y, %z, %g, %h, %e, %m, %i
 }
-""", [{"inputs": [("f32", x), ("f32", w), ("f32", b), ("f32", r), ("f32", u), ("f32", bu), ("i32", ids)],
+""", [{"inputs": [("f32", x), ("f32", r), ("i32", ids)],
        "expect": [x @ w.T, r + g, (x @ w.T) / (1 + np.exp(-(x @ w.T))) * (x @ u.T), np.maximum(g, 0) ** 2 * up,
-                  table[ids], bf16(x @ w.T), np.trunc(r).astype(int)]}], [("table.weight", "bf16", table)])
+                  table[ids], bf16(x @ w.T), np.trunc(r).astype(int)]}], [("table.weight", "bf16", table), ("gate.weight", "f32", w),
+                                                                       ("gate.bias", "f32", b), ("up.weight", "f32", u), ("up.bias", "f32", bu)])
 
     B = 128
     O, I = 130, 260

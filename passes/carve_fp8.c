@@ -268,7 +268,7 @@ static mc_str
 free_name(const mc_module *m, mc_arena *arena, mc_str base)
 {
     for (int i = 2;; i++) {
-        mc_str name = mc_strf(arena, "%.*s.fp8_%d", MC_FMT(base), i);
+        mc_str name = mc_strf(arena, "%.*s.v%d", MC_FMT(base), i);
         if (!mc_module_find(m, name)) return name;
     }
 }

@@ -96,6 +96,7 @@ through_experts(expander *e, mc_builder *b, const mc_op *op, const rows *r, mc_v
     mc_func *body = mc_attr_func(op, "body");
     mc_value *in =
         mc_build1(b, MC_OP_MOE_PERMUTE, (mc_value *[]){mc_operand(op, 0), from, r->offsets, gates_in}, 4, NULL, 0);
+    if (in) in->name = MC_STR("rows");
     mc_value *out = in ? mc_expert_body_inline(&e->clone, b, body, mc_attr_int(op, "experts"), in, r->offsets) : NULL;
     mc_map_set(&e->inlined, body->name, body);
     if (!out) return NULL;

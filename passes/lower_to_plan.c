@@ -120,9 +120,10 @@ static mc_value *
 narrowed(lowering *l, mc_op *op, int operand, mc_value *packed)
 {
     moec_dtype was = mc_operand(op, operand)->type->dtype;
-    bool follows = op->n_results > 0 && op->results[0].type->dtype == was;
-    if (was == packed->type->dtype || op->opcode == MC_OP_CAST || !(follows || op->opcode == MC_OP_RETURN))
-        return packed;
+    bool widened = packed->type->dtype == MOEC_F32 && was != MOEC_F32;
+    bool follows = op->opcode == MC_OP_RETURN ||
+                   (op->opcode != MC_OP_CAST && op->n_results > 0 && op->results[0].type->dtype == was);
+    if (!widened || !follows) return packed;
     mc_builder b = mc_builder_before(op, l->pass->diags);
     mc_named_attr to = MC_A_DTYPE("to", was);
     return mc_build1(&b, MC_OP_CAST, &packed, 1, &to, 1);

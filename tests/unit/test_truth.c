@@ -1,6 +1,6 @@
-/* The whole road against transformers: every case of tests/reference is imported, compiled, bound and run; logits, chosen
- * experts, gates and greedy continuations must be those of the reference, from the compiled model, the executable and the
- * interpreter alike. The figures are printed. */
+/* The whole road against transformers: every case of tests/reference is imported, compiled, bound and run; logits,
+ * chosen experts, gates and greedy continuations must be those of the reference, from the compiled model, the
+ * executable and the interpreter alike. The figures are printed. */
 #define _GNU_SOURCE
 #include "codegen/ref/interp.h"
 #include "driver/unit.h"
@@ -16,10 +16,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *const cases[] = {"mixtral_tiny",           "mixtral_bf16_tiny", "mixtral_fused_tiny",
-                                    "qwen2moe_tiny",          "qwen3moe_tiny",     "olmoe_tiny",
-                                    "deepseekv3_tiny",        "deepseekv3_noqlora_tiny",
-                                    "deepseekv3_fp8_tiny"};
+static const char *const cases[] = {"mixtral_tiny",    "mixtral_bf16_tiny",       "mixtral_fused_tiny",
+                                    "qwen2moe_tiny",   "qwen3moe_tiny",           "olmoe_tiny",
+                                    "deepseekv3_tiny", "deepseekv3_noqlora_tiny", "deepseekv3_fp8_tiny"};
 enum { N_CASES = sizeof cases / sizeof cases[0], PATH_BYTES = 512 };
 static const char *const lengths[] = {"1", "7", "64", "2x7"};
 enum { N_LENGTHS = 4 };
@@ -63,6 +62,20 @@ count(const mc_npy *npy)
     int64_t n = 1;
     for (uint32_t i = 0; i < npy->rank; i++) n *= npy->dims[i];
     return n;
+}
+
+static const int32_t *
+as_ids(const mc_npy *npy)
+{
+    ck_assert_int_eq(npy->dtype, MOEC_I32);
+    return (const int32_t *)(const void *)npy->data.data;
+}
+
+static const float *
+as_floats(const mc_npy *npy)
+{
+    ck_assert_int_eq(npy->dtype, MOEC_F32);
+    return (const float *)(const void *)npy->data.data;
 }
 
 /* Greatest difference over greatest value. */
@@ -109,7 +122,8 @@ subject_open(subject *s, const char *name)
     ck_assert_int_eq(moec_compile_file(s->text, &options, &s->compiled), MOEC_OK);
     ck_assert_msg(moec_compiled_load(s->compiled, &s->model, &s->error) == MOEC_OK, "%s", s->error.text);
     moec_weights_options in_memory = {.in_memory = true};
-    ck_assert_msg(moec_weights_open(s->model, s->directory, &in_memory, &s->weights, &s->error) == MOEC_OK, "%s", s->error.text);
+    ck_assert_msg(moec_weights_open(s->model, s->directory, &in_memory, &s->weights, &s->error) == MOEC_OK, "%s",
+                  s->error.text);
 }
 
 static void
@@ -135,8 +149,9 @@ static float *
 logits_of(subject *s, const mc_npy *ids, uint32_t n_threads, int64_t step)
 {
     int64_t batch = ids->dims[0], n = ids->dims[1], vocab = moec_model_vocab(s->model);
-    const int32_t *all = ids->data.data;
-    float *out = calloc((size_t)(batch * n * vocab), sizeof *out), *part = calloc((size_t)(batch * step * vocab), sizeof *out);
+    const int32_t *all = as_ids(ids);
+    float *out = calloc((size_t)(batch * n * vocab), sizeof *out),
+          *part = calloc((size_t)(batch * step * vocab), sizeof *out);
     int32_t *chunk = calloc((size_t)(batch * step), sizeof *chunk);
     moec_session *session = open_session(s, n_threads);
     for (int64_t at = 0; at < n; at += step) {
@@ -164,17 +179,20 @@ START_TEST(test_compiled)
         mc_npy ids = read_npy(s.name, "ids", lengths[i]), want = read_npy(s.name, "logits", lengths[i]);
         size_t n_bytes = (size_t)count(&want) * sizeof(float);
         float *one = logits_of(&s, &ids, 1, ids.dims[1]);
-        double error = relative_error(one, want.data.data, count(&want));
+        double error = relative_error(one, as_floats(&want), count(&want));
         ck_assert_msg(error <= max_logit_error, "%s, T = %s: relative error %.3g", s.name, lengths[i], error);
         if (error > worst) worst = error;
         for (uint32_t threads = 2; threads <= 3; threads++) {
             float *more = logits_of(&s, &ids, threads, ids.dims[1]);
-            ck_assert_msg(memcmp(one, more, n_bytes) == 0, "%s, T = %s: %u threads give other bits", s.name, lengths[i], threads);
+            ck_assert_msg(memcmp(one, more, n_bytes) == 0, "%s, T = %s: %u threads give other bits", s.name, lengths[i],
+                          threads);
             free(more);
         }
         float *decoded = logits_of(&s, &ids, 2, 1), *chunked = logits_of(&s, &ids, 2, 3);
-        ck_assert_msg(memcmp(one, decoded, n_bytes) == 0, "%s, T = %s: decoding gives other bits than prefill", s.name, lengths[i]);
-        ck_assert_msg(memcmp(one, chunked, n_bytes) == 0, "%s, T = %s: chunks give other bits than prefill", s.name, lengths[i]);
+        ck_assert_msg(memcmp(one, decoded, n_bytes) == 0, "%s, T = %s: decoding gives other bits than prefill", s.name,
+                      lengths[i]);
+        ck_assert_msg(memcmp(one, chunked, n_bytes) == 0, "%s, T = %s: chunks give other bits than prefill", s.name,
+                      lengths[i]);
         free(decoded);
         free(chunked);
         free(one);
@@ -191,7 +209,7 @@ START_TEST(test_greedy)
     subject s;
     subject_open(&s, cases[_i]);
     mc_npy want = read_npy(s.name, "greedy", "");
-    const int32_t *ids = want.data.data;
+    const int32_t *ids = as_ids(&want);
     moec_session *session = open_session(&s, 2);
     ck_assert_msg(moec_session_feed(session, ids, 1, 7, NULL, &s.error) == MOEC_OK, "%s", s.error.text);
     for (int64_t i = 7; i < count(&want); i++) {
@@ -218,15 +236,16 @@ START_TEST(test_executable)
     run_command("%s compile %s -o %s --cache '' >/dev/null", moec_binary(), s.text, app);
     mc_npy ids = read_npy(s.name, "ids", "64");
     for (int64_t i = 0; i < count(&ids); i++)
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", i ? "," : "", ((const int32_t *)ids.data.data)[i]);
-    run_command("MOEC_CACHE=%s/cache %s --weights %s --ids %s --max-new 0 --threads 2 --logits %s >/dev/null", s.work, app,
-                s.directory, list, out);
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%d", i ? "," : "", as_ids(&ids)[i]);
+    run_command("MOEC_CACHE=%s/cache %s --weights %s --ids %s --max-new 0 --threads 2 --logits %s >/dev/null", s.work,
+                app, s.directory, list, out);
     mc_npy got;
     mc_fault fault = {0};
     ck_assert_msg(mc_npy_read(out, &got, &fault) == MOEC_OK, "%s", fault.text);
     float *jit = logits_of(&s, &ids, 1, 64);
     ck_assert_int_eq(count(&got), count(&ids) * moec_model_vocab(s.model));
-    ck_assert_msg(memcmp(jit, got.data.data, (size_t)count(&got) * sizeof(float)) == 0, "%s: the executable gives other bits", s.name);
+    ck_assert_msg(memcmp(jit, got.data.data, (size_t)count(&got) * sizeof(float)) == 0,
+                  "%s: the executable gives other bits", s.name);
     free(jit);
     mc_npy_fini(&got);
     mc_npy_fini(&ids);
@@ -248,7 +267,7 @@ record_choice(void *user, const mc_ref_event *event)
     choice_recorder *r = user;
     if (event->op->opcode != MC_OP_ROUTE_TOP) return;
     const mc_ref_tensor *ids = &event->results[1];
-    const int32_t *want = (const int32_t *)r->experts->data.data + r->layer * r->experts->dims[1] * r->experts->dims[2];
+    const int32_t *want = as_ids(r->experts) + r->layer * r->experts->dims[1] * r->experts->dims[2];
     ck_assert_int_eq(ids->n, r->experts->dims[1] * r->experts->dims[2]);
     for (int64_t i = 0; i < ids->n; i++) r->flips += (int32_t)mc_ref_tensor_get(ids, i) != want[i];
     r->layer++;
@@ -276,7 +295,7 @@ interpret(subject *s, mc_unit *u, mc_plain_weights *weights, const char *length,
         ck_abort_msg("%s: the interpreter refused", s->name);
     }
     ck_assert_int_eq(out.n, count(&want));
-    double error = relative_error(out.data, want.data.data, out.n);
+    double error = relative_error(out.data, as_floats(&want), out.n);
     ck_assert_int_eq(recorder.layer, experts.dims[0]);
     *flips += recorder.flips;
     mc_ref_destroy(ref);

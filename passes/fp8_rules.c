@@ -104,7 +104,8 @@ argument(reader *r, mc_fp8_line *line, bool *has_on)
     }
     if (!mc_str_is(key, "act")) return fail(r, "expected block, act, on or except");
     /* how activations are scaled is for backends with FP8 arithmetic; all of them are read, none matters here */
-    if (mc_str_is(word(r), "tensor") || mc_str_is(word(r), "token")) return true;
+    mc_str whole = word(r);
+    if (mc_str_is(whole, "tensor") || mc_str_is(whole, "token")) return true;
     return block(r, "1", "expected act = [1, 128], tensor or token");
 }
 

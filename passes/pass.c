@@ -24,7 +24,6 @@ typedef struct runner {
     mc_module *module;
     const mc_pass_options *options;
     mc_diags *diags;
-    mc_arena *arena;   /* the pipeline */
     mc_arena *scratch; /* one step */
     int64_t fuel_left; /* < 0: unlimited */
     int n_steps;
@@ -278,22 +277,29 @@ run_all(runner *r, const mc_pipeline *pipeline)
 }
 
 bool
-mc_run_pipeline(mc_module *m, mc_str pipeline_text, const mc_pass_options *options, mc_diags *diags)
+mc_pipeline_run(const mc_pipeline *pipeline, mc_module *m, mc_str text, const mc_pass_options *options, mc_diags *diags)
 {
     assert(!options->limit_fuel || options->fuel >= 0);
     runner r = {.module = m,
                 .options = options,
                 .diags = diags,
-                .arena = mc_arena_create(),
                 .scratch = mc_arena_create(),
                 .fuel_left = options->limit_fuel ? options->fuel : -1,
-                .pipeline_text = pipeline_text};
-    mc_pipeline pipeline;
-    bool ok = mc_pipeline_parse(pipeline_text, r.arena, diags, &pipeline) &&
-              mc_pipeline_check_order(&pipeline, r.arena, diags) && check_options(options, diags) &&
-              run_all(&r, &pipeline);
+                .pipeline_text = text};
+    bool ok = check_options(options, diags) && run_all(&r, pipeline);
     mc_buf_fini(&r.input);
     mc_arena_destroy(r.scratch);
-    mc_arena_destroy(r.arena);
+    return ok;
+}
+
+bool
+mc_run_pipeline(mc_module *m, mc_str pipeline_text, const mc_pass_options *options, mc_diags *diags)
+{
+    mc_arena *arena = mc_arena_create();
+    mc_pipeline pipeline;
+    bool ok = mc_pipeline_parse(pipeline_text, arena, diags, &pipeline) &&
+              mc_pipeline_check_order(&pipeline, arena, diags) &&
+              mc_pipeline_run(&pipeline, m, pipeline_text, options, diags);
+    mc_arena_destroy(arena);
     return ok;
 }

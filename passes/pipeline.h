@@ -31,5 +31,8 @@ bool mc_pipeline_parse(mc_str text, mc_arena *arena, mc_diags *diags, mc_pipelin
 void mc_pipeline_print(const mc_pipeline *pipeline, mc_buf *out);
 /* The MC_BEFORE rows of which both passes occur. False: E0502 for each one broken. */
 bool mc_pipeline_check_order(const mc_pipeline *pipeline, mc_arena *arena, mc_diags *diags);
+/* The rest of mc_run_pipeline; `text` is for reproducers. */
+bool mc_pipeline_run(const mc_pipeline *pipeline, mc_module *m, mc_str text, const mc_pass_options *options,
+                     mc_diags *diags);
 
 #endif

@@ -1,15 +1,14 @@
-/* The CPU backend against the interpreter: every file of tests/exec and the texts below (sizes that fit no vector),
- * through the fused and the unfused pipeline, with 1, 2, 3 and 7 threads, whose results must be equal bit for bit. */
+/* The CPU backend against the interpreter: every file of tests/exec, through the fused and the unfused pipeline, with
+ * 1, 2, 3 and 7 threads, whose results must be equal bit for bit; and in pieces, which must give the bits of the whole.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include "codegen/cpu/cpu.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
-#include "tests/unit/cpu_ops_cases.h"
 #include "tests/unit/cpu_walk.h"
 
 #include <dirent.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #ifndef MOEC_SOURCE_DIR
 #define MOEC_SOURCE_DIR "."
@@ -20,7 +19,8 @@ enum { MAX_FILES = 256, MAX_OUTPUTS = 64, MAX_STEPS = 32 };
 static char *files[MAX_FILES];
 static int n_files;
 
-/* ---- cases ---------------------------------------------------------------------------------------------------------- */
+/* ---- cases ----------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct bench_case { /* one text, compiled */
     mc_arena *arena;
@@ -130,8 +130,7 @@ check_expects(const char *path, const mc_exec_step *s, const mc_ref_tensor *got)
     for (size_t i = 0; i < s->expects.n; i++) {
         const mc_exec_expect *e = &s->expects.items[i];
         mc_array a = MC_ARRAY(got[e->result]), want = MC_ARRAY(e->want);
-        mc_close_report r =
-            e->exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0}) : mc_close(a, want, e->class);
+        mc_close_report r = e->exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0}) : mc_close(a, want, e->class);
         ck_assert_msg(r.ok, "%s: result %d against the file: %s", path, e->result, r.text);
     }
     for (size_t i = 0; i < s->same.n; i++) {
@@ -169,7 +168,8 @@ run_file(const char *path, const char *pipeline)
     close_case(&b);
 }
 
-/* ---- the same bits in pieces ------------------------------------------------------------------------------------------ */
+/* ---- the same bits in pieces
+ * ------------------------------------------------------------------------------------------ */
 
 static int
 axis_of_s(const mc_module *m, const mc_type *t)
@@ -197,39 +197,37 @@ cut(const mc_ref_tensor *t, int axis, int64_t begin, int64_t n, mc_arena *arena)
     return part;
 }
 
-/* A sequence at once and cut in two anywhere must give the same bits. */
+/* A sequence at once and in the pieces that the file names must give the same bits. */
 static void
-check_pieces(const char *path, int64_t cut_at)
+check_pieces(const char *path, const char *pipeline)
 {
     bench_case b;
-    open_case(&b, path, "@default");
+    open_case(&b, path, pipeline);
     const mc_exec_step *s = &b.c->steps.items[0];
     const mc_func *model = mc_module_model(b.c->module);
     mc_ref_tensor whole[MAX_OUTPUTS], part[MAX_OUTPUTS], inputs[MAX_OUTPUTS];
-    int64_t n_s = 0;
-    for (size_t i = 0; i < s->inputs.n; i++) {
-        int axis = axis_of_s(b.c->module, model->formals.items[i]->type);
-        if (axis >= 0) n_s = s->inputs.items[i].dims[axis];
-    }
-    walk_run(&b.w, s->inputs.items, b.arena, whole);
+    if (s->pieces.n) walk_run(&b.w, s->inputs.items, b.arena, whole);
     walk_forget(&b.w);
-    for (int64_t begin = 0, n; begin < n_s; begin += n) {
-        n = begin < cut_at ? cut_at : n_s - begin;
+    for (size_t piece = 0; piece < s->pieces.n; piece++) {
+        int64_t begin = b.w.past, n = s->pieces.items[piece];
         for (size_t i = 0; i < s->inputs.n; i++) {
-            inputs[i] = cut(&s->inputs.items[i], axis_of_s(b.c->module, model->formals.items[i]->type), begin, n, b.arena);
+            inputs[i] =
+                cut(&s->inputs.items[i], axis_of_s(b.c->module, model->formals.items[i]->type), begin, n, b.arena);
         }
+        b.w.n_threads = 1 + (int)piece % 3;
         walk_run(&b.w, inputs, b.arena, part);
         for (int r = 0; r < b.n_outputs; r++) {
             int axis = axis_of_s(b.c->module, model->last->operands[r].value->type);
             mc_ref_tensor want = cut(&whole[r], axis, begin, n, b.arena);
             mc_close_report same = mc_close_exact(MC_ARRAY(part[r]), MC_ARRAY(want));
-            ck_assert_msg(same.ok, "%s: cut at %lld, from %lld: %s", path, (long long)cut_at, (long long)begin, same.text);
+            ck_assert_msg(same.ok, "%s: from position %lld on: %s", path, (long long)begin, same.text);
         }
     }
     close_case(&b);
 }
 
-/* ---- tests -------------------------------------------------------------------------------------------------------------- */
+/* ---- tests
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static int
 is_moir(const struct dirent *d)
@@ -255,42 +253,15 @@ list_files(void)
     if (n >= 0) free(entries);
 }
 
-/* A text of cpu_ops_cases.h as a file, which is what mc_exec_load reads. */
-static void
-write_text(const char *text, char *path)
-{
-    strcpy(path, "/tmp/moec_cpu_opsXXXXXX");
-    int fd = mkstemp(path);
-    ck_assert_int_ge(fd, 0);
-    FILE *f = fdopen(fd, "w");
-    ck_assert_ptr_nonnull(f);
-    fputs(text, f);
-    ck_assert_int_eq(fclose(f), 0);
-}
-
 START_TEST(exec_file)
 {
     run_file(files[_i / 2], _i % 2 ? "@unfused" : "@default");
 }
 END_TEST
 
-START_TEST(odd_sizes)
-{
-    char path[64];
-    write_text(cpu_ops_cases[_i].text, path);
-    run_file(path, "@default");
-    unlink(path);
-}
-END_TEST
-
 START_TEST(pieces)
 {
-    char path[64];
-    if (!cpu_ops_cases[_i].cut_at) return; /* has no positions */
-    write_text(cpu_ops_cases[_i].text, path);
-    check_pieces(path, cpu_ops_cases[_i].cut_at);
-    check_pieces(path, 1);
-    unlink(path);
+    check_pieces(files[_i / 2], _i % 2 ? "@unfused" : "@default");
 }
 END_TEST
 
@@ -302,8 +273,7 @@ main(void)
     TCase *t = tcase_create("cpu_ops");
     tcase_set_timeout(t, 120);
     tcase_add_loop_test(t, exec_file, 0, 2 * n_files);
-    tcase_add_loop_test(t, odd_sizes, 0, N_CPU_OPS_CASES);
-    tcase_add_loop_test(t, pieces, 0, N_CPU_OPS_CASES);
+    tcase_add_loop_test(t, pieces, 0, 2 * n_files);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

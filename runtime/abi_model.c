@@ -3,6 +3,7 @@
  * index once costs microseconds. What the tables say wrongly is MOEC_ERR_INTERNAL: a fault of ours. */
 #include "runtime/abi_model.h"
 
+#include "runtime/host_cpu.h"
 #include "runtime/pack.h"
 
 #include <stdio.h>
@@ -238,6 +239,13 @@ void
 moec_model_destroy(moec_model *model)
 {
     free(model);
+}
+
+moec_status
+moec_model_check_cpu(const moec_model *model, moec_error *error)
+{
+    mc_fault e = {{0}};
+    return mc_give(error, &e, mc_host_has(model->abi->features, model->abi->cpu, model->abi->name, &e));
 }
 
 const char *

@@ -11,7 +11,7 @@ moec_status
 mc_pages_alloc(size_t n_bytes, const char *what, mc_pages *out, mc_fault *error)
 {
     *out = (mc_pages){0};
-    if (n_bytes == 0) return MOEC_OK;
+    if (n_bytes == 0) n_bytes = 1; /* so that data is always an address */
     void *p = MAP_FAILED;
     if (n_bytes <= SIZE_MAX / 2)
         p = mmap(NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

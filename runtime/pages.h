@@ -5,7 +5,7 @@
 #include "runtime/base/file.h"
 
 typedef struct mc_pages {
-    unsigned char *data; /* NULL when n_bytes is 0 */
+    unsigned char *data; /* NULL before alloc and after free only */
     size_t n_bytes;
 } mc_pages;
 

@@ -108,7 +108,7 @@ reserve_states(moec_session *s, mc_fault *error)
             total += (n + STATE_ALIGN - 1) / STATE_ALIGN * STATE_ALIGN;
         }
         if (fill) break;
-        moec_status status = mc_pages_alloc(total ? total : 1, "caches", &s->states, error);
+        moec_status status = mc_pages_alloc(total, "caches", &s->states, error);
         if (status != MOEC_OK) return status;
     }
     return MOEC_OK;

@@ -298,6 +298,7 @@ START_TEST(test_settings)
 {
     mc_pass_setting setting = {MC_STR("nr"), 8};
     mc_pass_options o = {.settings = &setting, .n_settings = 1};
+    mc_module_destroy(module);
     module = read_text("moir 1 stage=tensor\ndim T\n\nmodel @f(%x: f32[T, 8]) -> (f32[T, 8]) {\n"
                        "  %w = weight {path = \"w\", role = \"dense\"} : bf16[8, 8]\n"
                        "  %y = linear %x, %w : f32[T, 8]\n  return %y\n}\n");
@@ -498,7 +499,8 @@ static const struct {
     {"e4m3", "head", "a", MC_FP8_UNNAMED},
     {"e4m3, on = [experts]", "dense", "a", MC_FP8_UNNAMED},
     {"e4m3, on = [experts, router]", "router", "a", MC_FP8_CHOSEN},
-    {"e4m3, act = token, block = [128, 128], on = [experts, router], except = [router]", "router", "a", MC_FP8_EXCEPTED},
+    {"e4m3, act = token, block = [128, 128], on = [experts, router], except = [router]", "router", "a",
+     MC_FP8_EXCEPTED},
     {"e4m3, except = [\"a.**\"]", "dense", "a.b", MC_FP8_EXCEPTED},
     {"e4m3, except = [\"a.**\"]", "dense", "b.a", MC_FP8_CHOSEN},
     {"e4m3, act = tensor, on = [head]", "head", "a", MC_FP8_CHOSEN},

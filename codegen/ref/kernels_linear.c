@@ -20,48 +20,98 @@ mc_ref_EMBED(mc_ref_op *k)
     return true;
 }
 
-mc_ref_matrix
-mc_ref_matrix_of(const mc_ref_tensor *w, const mc_ref_tensor *bias, const mc_ref_tensor *scale, int64_t e,
-                 mc_ref_tensor slices[3])
+/* Rows first..first + n_out - 1 of w, with what belongs to them; bias and scale may be NULL. */
+typedef struct matrix {
+    const mc_ref_tensor *w, *bias, *scale;
+    int64_t first, n_out, n_in;
+    mc_ref_tensor slices[3]; /* of stacked operands */
+} matrix;
+
+/* The matrix of expert e out of stacked operands; e = -1: they are not stacked. */
+static void
+matrix_of(matrix *m, const mc_ref_tensor *w, const mc_ref_tensor *bias, const mc_ref_tensor *scale, int64_t e)
 {
-    const mc_ref_tensor *whole[3] = {w, bias, scale}, *part[3];
+    const mc_ref_tensor *part[3] = {w, bias, scale};
+    *m = (matrix){0};
     for (int i = 0; i < 3; i++) {
-        part[i] = whole[i];
-        if (e < 0 || !whole[i]) continue;
-        slices[i] = mc_ref_slice0(whole[i], e);
-        part[i] = &slices[i];
+        if (e < 0 || !part[i]) continue;
+        m->slices[i] = mc_ref_slice0(part[i], e);
+        part[i] = &m->slices[i];
     }
-    return (mc_ref_matrix){part[0], part[1], part[2], 0, part[0]->dims[0], part[0]->dims[1]};
+    m->w = part[0];
+    m->bias = part[1];
+    m->scale = part[2];
+    m->n_out = m->w->dims[0];
+    m->n_in = m->w->dims[1];
+}
+
+static float
+chain_f32(const float *x, const float *w, int64_t n)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) sum = fmaf(x[i], w[i], sum);
+    return sum;
 }
 
 static double
-dot(const mc_ref_op *k, const mc_ref_matrix *m, int64_t o, const double *x)
+chain_f64(const double *x, const double *w, int64_t n)
 {
-    int64_t row = (m->first + o) * m->n_in;
-    double total = 0;
-    if (!m->scale) {
-        for (int64_t i = 0; i < m->n_in; i++) total = num_fma(k, x[i], get(m->w, row + i), total);
-        return total;
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum = fma(x[i], w[i], sum);
+    return sum;
+}
+
+/* Elements begin..begin+n-1 in the precision of the run, from element `at` of the result on. */
+static void
+widen(const mc_ref_op *k, const mc_ref_tensor *t, int64_t begin, int64_t n, void *wide, int64_t at)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (k->f64)
+            ((double *)wide)[at + i] = get(t, begin + i);
+        else
+            ((float *)wide)[at + i] = (float)get(t, begin + i);
     }
+}
+
+static double
+chain(const mc_ref_op *k, const void *x, int64_t x_at, const void *w, int64_t w_at, int64_t n)
+{
+    if (k->f64) return chain_f64((const double *)x + x_at, (const double *)w + w_at, n);
+    return (double)chain_f32((const float *)x + x_at, (const float *)w + w_at, n);
+}
+
+static double
+dot(const mc_ref_op *k, const matrix *m, int64_t o, const void *x, int64_t x_at, const void *w)
+{
+    if (!m->scale) return chain(k, x, x_at, w, 0, m->n_in);
+    double total = 0;
     for (int64_t begin = 0; begin < m->n_in; begin += SCALE_BLOCK) {
-        double run = 0;
-        for (int64_t i = begin; i < m->n_in && i < begin + SCALE_BLOCK; i++)
-            run = num_fma(k, x[i], get(m->w, row + i), run);
+        int64_t n = m->n_in - begin < SCALE_BLOCK ? m->n_in - begin : SCALE_BLOCK;
         int64_t block = o / SCALE_BLOCK * mc_ref_last(m->scale) + begin / SCALE_BLOCK;
-        total = num_fma(k, run, get(m->scale, block), total);
+        total = num_fma(k, chain(k, x, x_at + begin, w, begin, n), get(m->scale, block), total);
     }
     return total;
 }
 
-void
-mc_ref_matvec(const mc_ref_op *k, const mc_ref_matrix *m, const mc_ref_tensor *x, int64_t x_row, double *y)
+/* The products of n rows of x, starting at `first` or those in `rows`, with the matrix: [n][n_out]. A row of the matrix
+ * is widened once for all rows of x. */
+static double *
+multiply(const mc_ref_op *k, const matrix *m, const mc_ref_tensor *x, int64_t first, const int64_t *rows, int64_t n)
 {
-    double *row = MC_NEW_N(k->arena, double, m->n_in);
-    for (int64_t i = 0; i < m->n_in; i++) row[i] = get(x, x_row * m->n_in + i);
+    size_t item = k->f64 ? sizeof(double) : sizeof(float);
+    double *y = MC_NEW_N(k->arena, double, n * m->n_out);
+    void *wide = mc_arena_alloc(k->arena, item * (size_t)(n * m->n_in)),
+         *w = mc_arena_alloc(k->arena, item * (size_t)m->n_in);
+    if (n == 0) return y;
+    for (int64_t r = 0; r < n; r++) widen(k, x, (rows ? rows[r] : first + r) * m->n_in, m->n_in, wide, r * m->n_in);
     for (int64_t o = 0; o < m->n_out; o++) {
-        y[o] = dot(k, m, o, row);
-        if (m->bias) y[o] = num_add(k, y[o], get(m->bias, o));
+        widen(k, m->w, (m->first + o) * m->n_in, m->n_in, w, 0);
+        for (int64_t r = 0; r < n; r++) {
+            double sum = dot(k, m, o, wide, r * m->n_in, w);
+            y[r * m->n_out + o] = m->bias ? num_add(k, sum, get(m->bias, o)) : sum;
+        }
     }
+    return y;
 }
 
 bool
@@ -69,28 +119,20 @@ mc_ref_LINEAR(mc_ref_op *k)
 {
     const mc_ref_tensor *x = k->in[0], *residual = operand(k, 4);
     mc_ref_tensor *y = &k->out[0];
-    mc_ref_matrix m = mc_ref_matrix_of(k->in[1], operand(k, 2), operand(k, 3), -1, NULL);
-    double *row = MC_NEW_N(k->arena, double, m.n_out);
-    for (int64_t t = 0; t < mc_ref_rows(x); t++) {
-        mc_ref_matvec(k, &m, x, t, row);
-        for (int64_t o = 0; o < m.n_out; o++) {
-            int64_t at = t * m.n_out + o;
-            put(y, at, residual ? num_add(k, get(residual, at), row[o]) : row[o]);
-        }
-    }
+    matrix m;
+    matrix_of(&m, k->in[1], operand(k, 2), operand(k, 3), -1);
+    const double *product = multiply(k, &m, x, 0, NULL, mc_ref_rows(x));
+    for (int64_t i = 0; i < y->n; i++) put(y, i, residual ? num_add(k, get(residual, i), product[i]) : product[i]);
     return true;
 }
 
 /* Operands gate and up of op, starting at operand w: w_gate, w_up; biases and scales from operand `extra` on. Both may
  * be one packed pair, which holds gate above up. */
 static void
-gate_and_up(const mc_ref_op *k, int w, int extra, int64_t e, mc_ref_tensor slices[6], mc_ref_matrix *gate,
-            mc_ref_matrix *up)
+gate_and_up(const mc_ref_op *k, int w, int extra, int64_t e, matrix *gate, matrix *up)
 {
-    const mc_ref_tensor *more[4];
-    for (int i = 0; i < 4; i++) more[i] = operand(k, extra + i);
-    *gate = mc_ref_matrix_of(k->in[w], more[0], more[2], e, slices);
-    *up = mc_ref_matrix_of(k->in[w + 1], more[1], more[3], e, slices + 3);
+    matrix_of(gate, k->in[w], operand(k, extra), operand(k, extra + 2), e);
+    matrix_of(up, k->in[w + 1], operand(k, extra + 1), operand(k, extra + 3), e);
     const mc_value *v = mc_operand(k->op, w);
     bool pair = v == mc_operand(k->op, w + 1) && v->def && v->def->opcode == MC_OP_PACKED;
     if (!pair || !mc_attr_str(v->def, "path2").len) return;
@@ -99,25 +141,22 @@ gate_and_up(const mc_ref_op *k, int w, int extra, int64_t e, mc_ref_tensor slice
     up->first = gate->n_out;
 }
 
+/* Rows y_first.. of the result = act(gate) * up of n rows of x (the first n, or those in `rows`). */
 static void
-gated_row(const mc_ref_op *k, const mc_ref_matrix *gate, const mc_ref_matrix *up, const mc_ref_tensor *x, int64_t x_row,
-          mc_ref_tensor *y, int64_t y_row)
+gated(const mc_ref_op *k, const matrix *gate, const matrix *up, const int64_t *rows, int64_t n, int64_t y_first)
 {
     mc_opcode act = mc_opcode_find(mc_attr_str(k->op, "act"));
-    double *g = MC_NEW_N(k->arena, double, gate->n_out), *u = MC_NEW_N(k->arena, double, gate->n_out);
-    mc_ref_matvec(k, gate, x, x_row, g);
-    mc_ref_matvec(k, up, x, x_row, u);
-    for (int64_t o = 0; o < gate->n_out; o++)
-        put(y, y_row * gate->n_out + o, num_mul(k, mc_ref_activate(k, act, g[o]), u[o]));
+    const double *g = multiply(k, gate, k->in[0], 0, rows, n), *u = multiply(k, up, k->in[0], 0, rows, n);
+    for (int64_t i = 0; i < n * gate->n_out; i++)
+        put(&k->out[0], y_first * gate->n_out + i, num_mul(k, mc_ref_activate(k, act, g[i]), u[i]));
 }
 
 bool
 mc_ref_GATED_LINEAR(mc_ref_op *k)
 {
-    mc_ref_tensor slices[6];
-    mc_ref_matrix gate, up;
-    gate_and_up(k, 1, 3, -1, slices, &gate, &up);
-    for (int64_t t = 0; t < mc_ref_rows(k->in[0]); t++) gated_row(k, &gate, &up, k->in[0], t, &k->out[0], t);
+    matrix gate, up;
+    gate_and_up(k, 1, 3, -1, &gate, &up);
+    gated(k, &gate, &up, NULL, mc_ref_rows(k->in[0]), 0);
     return true;
 }
 
@@ -143,23 +182,29 @@ mc_ref_GROUPED_MATMUL(mc_ref_op *k)
 {
     const mc_ref_tensor *x = k->in[0], *w = k->in[1], *offsets = k->in[2];
     if (!check_offsets(k, offsets, w->dims[0], mc_ref_rows(x))) return false;
-    double *row = MC_NEW_N(k->arena, double, w->dims[1]);
     for (int64_t e = 0; e < w->dims[0]; e++) {
-        mc_ref_tensor slices[3];
-        mc_ref_matrix m = mc_ref_matrix_of(w, operand(k, 3), operand(k, 4), e, slices);
-        for (int64_t r = get_id(offsets, e); r < get_id(offsets, e + 1); r++) {
-            mc_ref_matvec(k, &m, x, r, row);
-            for (int64_t o = 0; o < m.n_out; o++) put(&k->out[0], r * m.n_out + o, row[o]);
-        }
+        matrix m;
+        int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
+        matrix_of(&m, w, operand(k, 3), operand(k, 4), e);
+        const double *product = multiply(k, &m, x, begin, NULL, n);
+        for (int64_t i = 0; i < n * m.n_out; i++) put(&k->out[0], begin * m.n_out + i, product[i]);
     }
     poison_from(&k->out[0], get_id(offsets, w->dims[0]));
     return true;
 }
 
-static bool
-check_row(mc_ref_op *k, int64_t row, int64_t n)
+/* Rows begin..begin+n-1 of an operand, each of which must be a row of the first `limit`; NULL after a diagnostic. */
+static int64_t *
+row_list(mc_ref_op *k, const mc_ref_tensor *rows, int64_t begin, int64_t n, int64_t limit)
 {
-    return (row >= 0 && row < n) || mc_ref_fail(k, MC_E0306, "row %lld of %lld", (long long)row, (long long)n);
+    int64_t *list = MC_NEW_N(k->arena, int64_t, n);
+    for (int64_t i = 0; i < n; i++) {
+        list[i] = get_id(rows, begin + i);
+        if (list[i] >= 0 && list[i] < limit) continue;
+        mc_ref_fail(k, MC_E0306, "row %lld of %lld", (long long)list[i], (long long)limit);
+        return NULL;
+    }
+    return list;
 }
 
 bool
@@ -168,13 +213,12 @@ mc_ref_MOE_FFN_UP(mc_ref_op *k)
     const mc_ref_tensor *x = k->in[0], *w = k->in[1], *offsets = k->in[3], *tokens = k->in[4];
     if (!check_offsets(k, offsets, w->dims[0], tokens->n)) return false;
     for (int64_t e = 0; e < w->dims[0]; e++) {
-        mc_ref_tensor slices[6];
-        mc_ref_matrix gate, up;
-        gate_and_up(k, 1, 5, e, slices, &gate, &up);
-        for (int64_t r = get_id(offsets, e); r < get_id(offsets, e + 1); r++) {
-            if (!check_row(k, get_id(tokens, r), mc_ref_rows(x))) return false;
-            gated_row(k, &gate, &up, x, get_id(tokens, r), &k->out[0], r);
-        }
+        matrix gate, up;
+        int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
+        const int64_t *rows = row_list(k, tokens, begin, n, mc_ref_rows(x));
+        if (!rows) return false;
+        gate_and_up(k, 1, 5, e, &gate, &up);
+        gated(k, &gate, &up, rows, n, begin);
     }
     poison_from(&k->out[0], get_id(offsets, w->dims[0]));
     return true;
@@ -191,19 +235,17 @@ combine(const mc_ref_op *k, mc_ref_tensor *y, int64_t to, double gate, const dou
 bool
 mc_ref_MOE_FFN_DOWN(mc_ref_op *k)
 {
-    const mc_ref_tensor *h = k->in[0], *w = k->in[1], *offsets = k->in[2], *tokens = k->in[3];
-    const mc_ref_tensor *gates = operand(k, 4);
+    const mc_ref_tensor *h = k->in[0], *w = k->in[1], *offsets = k->in[2], *gates = operand(k, 4);
     if (!check_offsets(k, offsets, w->dims[0], mc_ref_rows(h))) return false;
-    double *row = MC_NEW_N(k->arena, double, w->dims[1]);
     for (int64_t e = 0; e < w->dims[0]; e++) {
-        mc_ref_tensor slices[3];
-        mc_ref_matrix m = mc_ref_matrix_of(w, operand(k, 5), operand(k, 6), e, slices);
-        for (int64_t r = get_id(offsets, e); r < get_id(offsets, e + 1); r++) {
-            int64_t t = get_id(tokens, r);
-            if (!check_row(k, t, mc_ref_rows(&k->out[0]))) return false;
-            mc_ref_matvec(k, &m, h, r, row);
-            combine(k, &k->out[0], t, gates ? get(gates, r) : 1, row);
-        }
+        matrix m;
+        int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
+        const int64_t *to = row_list(k, k->in[3], begin, n, mc_ref_rows(&k->out[0]));
+        if (!to) return false;
+        matrix_of(&m, w, operand(k, 5), operand(k, 6), e);
+        const double *product = multiply(k, &m, h, begin, NULL, n);
+        for (int64_t r = 0; r < n; r++)
+            combine(k, &k->out[0], to[r], gates ? get(gates, begin + r) : 1, product + r * m.n_out);
     }
     return true;
 }
@@ -211,16 +253,14 @@ mc_ref_MOE_FFN_DOWN(mc_ref_op *k)
 bool
 mc_ref_MOE_PERMUTE(mc_ref_op *k)
 {
-    const mc_ref_tensor *x = k->in[0], *rows = k->in[1], *offsets = k->in[2], *gates = operand(k, 3);
-    if (!check_offsets(k, offsets, offsets->n - 1, rows->n)) return false;
+    const mc_ref_tensor *x = k->in[0], *offsets = k->in[2], *gates = operand(k, 3);
+    if (!check_offsets(k, offsets, offsets->n - 1, k->in[1]->n)) return false;
     int64_t width = mc_ref_last(x), used = get_id(offsets, offsets->n - 1);
-    for (int64_t r = 0; r < used; r++) {
-        int64_t from = get_id(rows, r);
-        if (!check_row(k, from, mc_ref_rows(x))) return false;
-        for (int64_t d = 0; d < width; d++) {
-            double v = get(x, from * width + d);
-            put(&k->out[0], r * width + d, gates ? num_mul(k, v, get(gates, r)) : v);
-        }
+    const int64_t *from = row_list(k, k->in[1], 0, used, mc_ref_rows(x));
+    if (!from) return false;
+    for (int64_t i = 0; i < used * width; i++) {
+        double v = get(x, from[i / width] * width + i % width);
+        put(&k->out[0], i, gates ? num_mul(k, v, get(gates, i / width)) : v);
     }
     poison_from(&k->out[0], used);
     return true;
@@ -229,15 +269,15 @@ mc_ref_MOE_PERMUTE(mc_ref_op *k)
 bool
 mc_ref_MOE_UNPERMUTE(mc_ref_op *k)
 {
-    const mc_ref_tensor *y = k->in[0], *offsets = k->in[1], *rows = k->in[2], *gates = operand(k, 3);
-    if (!check_offsets(k, offsets, offsets->n - 1, rows->n)) return false;
+    const mc_ref_tensor *y = k->in[0], *offsets = k->in[1], *gates = operand(k, 3);
+    if (!check_offsets(k, offsets, offsets->n - 1, k->in[2]->n)) return false;
     int64_t width = mc_ref_last(y), used = get_id(offsets, offsets->n - 1);
+    const int64_t *to = row_list(k, k->in[2], 0, used, mc_ref_rows(&k->out[0]));
+    if (!to) return false;
     double *row = MC_NEW_N(k->arena, double, width);
     for (int64_t r = 0; r < used; r++) {
-        int64_t to = get_id(rows, r);
-        if (!check_row(k, to, mc_ref_rows(&k->out[0]))) return false;
         for (int64_t d = 0; d < width; d++) row[d] = get(y, r * width + d);
-        combine(k, &k->out[0], to, gates ? get(gates, r) : 1, row);
+        combine(k, &k->out[0], to[r], gates ? get(gates, r) : 1, row);
     }
     return true;
 }

@@ -81,16 +81,6 @@ bool mc_ref_before(double a, int64_t i, double b, int64_t j);
 /* The n best of keys[0..count-1], best first. Needs n <= count. */
 void mc_ref_best(const double *keys, int64_t count, int64_t n, int64_t *out, mc_arena *arena);
 double mc_ref_activate(const mc_ref_op *k, mc_opcode activation, double x);
-/* y[0..O-1] = the product of one row with w (rows first..first+O-1 of a matrix of width I), as op `linear` says.
- * bias and scale may be NULL; scale belongs to rows 0.. of w. */
-typedef struct mc_ref_matrix {
-    const mc_ref_tensor *w, *bias, *scale;
-    int64_t first, n_out, n_in; /* rows first..first + n_out - 1 of w, all of width n_in */
-} mc_ref_matrix;
-void mc_ref_matvec(const mc_ref_op *k, const mc_ref_matrix *m, const mc_ref_tensor *x, int64_t x_row, double *y);
-/* The matrix of expert e out of stacked operands; e = -1: they are not stacked. */
-mc_ref_matrix mc_ref_matrix_of(const mc_ref_tensor *w, const mc_ref_tensor *bias, const mc_ref_tensor *scale, int64_t e,
-                               mc_ref_tensor slices[3]);
 
 /* What moe.capacity says, also used by moe: sets id -1 and weight 0 for dropped choices of weights, ids [T, k]. */
 typedef struct mc_ref_capacity {

@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { WANTED = 9, MOST = 40, N_DENSE = 3 };
+enum { WANTED = 9, MOST = 40, N_DENSE = 3, DENSE_ROWS = 480, DENSE_COLUMNS = 1024, WIDE_COLUMNS = 16384 };
 static const moec_dtype DENSE[N_DENSE] = {MOEC_BF16, MOEC_F32, MOEC_F8E4M3};
 
 typedef struct bench {
@@ -27,7 +27,7 @@ typedef struct bench {
     moec_kernel_fn *linear[N_DENSE], *up, *down;
     int64_t experts, top, d, f;
     char *w_up, *w_down, *scratch;
-    float *x, *h, *y, *gates;
+    float *x, *h, *y, *gates, *scales;
     int32_t *offsets, *tokens;
     int64_t n_tokens;
 } bench;
@@ -211,7 +211,7 @@ dense_job(void *context, int thread, int n_threads)
     a.ptr[MC_GEMM_Y] = b->h;
     a.ptr[MC_GEMM_X] = b->x;
     a.ptr[MC_GEMM_W] = b->w_up;
-    a.ptr[MC_GEMM_SCALE] = DENSE[p->which] == MOEC_F8E4M3 ? b->gates : NULL;
+    a.ptr[MC_GEMM_SCALE] = DENSE[p->which] == MOEC_F8E4M3 ? b->scales : NULL;
     a.i[MC_GEMM_ROWS] = p->m;
     a.i[MC_GEMM_K] = a.i[MC_GEMM_X_STRIDE] = p->k;
     a.i[MC_GEMM_N] = a.i[MC_GEMM_Y_STRIDE] = p->n;
@@ -299,19 +299,23 @@ static void
 make_data(bench *b, int64_t most_tokens)
 {
     size_t n_weights = (size_t)(b->experts * b->f * b->d), rows = (size_t)(most_tokens * b->top);
-    b->w_up = big(n_weights * 4);
+    size_t dense_weights = (size_t)(WIDE_COLUMNS * b->d), h = rows * (size_t)b->f;
+    if (h < DENSE_ROWS * DENSE_COLUMNS) h = DENSE_ROWS * DENSE_COLUMNS;
+    b->w_up = big((n_weights > dense_weights ? n_weights : dense_weights) * 4);
     b->w_down = big(n_weights * 2);
-    fill_weights(b->w_up, n_weights * 4);
+    fill_weights(b->w_up, (n_weights > dense_weights ? n_weights : dense_weights) * 4);
     fill_weights(b->w_down, n_weights * 2);
     b->x = big((size_t)(most_tokens * b->d) * 4);
     b->y = big((size_t)(most_tokens * b->d) * 4);
-    b->h = big(rows * (size_t)b->f * 4);
+    b->h = big(h * 4);
     b->scratch = big((size_t)team_size(b->limits.team) * (size_t)b->d * 32 * 4);
     fill_floats(b->x, (size_t)(most_tokens * b->d));
     b->offsets = malloc((size_t)(b->experts + 1) * sizeof *b->offsets);
     b->tokens = malloc(rows * sizeof *b->tokens);
     b->gates = malloc(rows * sizeof *b->gates);
-    fill_floats(b->gates, rows);
+    size_t n_scales = WIDE_COLUMNS / 128 * (size_t)((b->d + 127) / 128);
+    b->scales = malloc(n_scales * sizeof *b->scales);
+    fill_floats(b->scales, n_scales);
 }
 
 int
@@ -330,9 +334,9 @@ main(int argc, char **argv)
     printf("%d threads, FMA %.1f GF/s; E %lld top %lld D %lld F %lld, bf16\n", team_size(b.limits.team),
            b.limits.best * 1e-9, (long long)b.experts, (long long)b.top, (long long)b.d, (long long)b.f);
     for (int i = 0; i < N_DENSE; i++) {
-        bench_dense(&b, i, 480, 1024, b.d);
-        bench_dense(&b, i, 48, 1024, b.d);
-        bench_dense(&b, i, 1, 16384, b.d);
+        bench_dense(&b, i, DENSE_ROWS, DENSE_COLUMNS, b.d);
+        bench_dense(&b, i, 48, DENSE_COLUMNS, b.d);
+        bench_dense(&b, i, 1, WIDE_COLUMNS, b.d);
     }
     for (int i = 0; i < 5; i++) bench_layer(&b, TOKENS[i]);
     mc_jit_destroy(jit);

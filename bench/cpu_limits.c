@@ -159,7 +159,14 @@ limits_fma(limits *l)
 {
     double seconds = team_run(l->team, fma_job, l);
     double rate = 2.0 * l->vl * CHAINS * REPEATS * FMA_TURNS * team_size(l->team) / seconds;
-    if (rate > l->best) l->best = rate;
+    double sample = rate;
+    for (int i = 0; i < LIMITS_TOP; i++)
+        if (sample > l->top[i]) {
+            double lower = l->top[i];
+            l->top[i] = sample;
+            sample = lower;
+        }
+    l->best = l->top[LIMITS_TOP - 1];
     return rate;
 }
 

@@ -7,7 +7,7 @@
 
 #include <assert.h>
 
-enum { MAX_ACCUMULATORS = 24, MAX_ROWS = 8 };
+enum { MAX_ACCUMULATORS = 24, MAX_ROWS = 8, MAX_VECTORS = 4 };
 
 /* 2 vl FP8 weights as f16 bits, which are the values times 2^-8 (the factor is made good when the run is scaled), then
  * as two vectors of f32. */
@@ -44,25 +44,34 @@ typedef struct tile {
     LLVMValueRef row[MAX_ROWS], b[MC_GEMM_STREAMS_1], ahead;
 } tile;
 
+/* One step on panel p: its weights, then every row's sums with them. */
+static void
+emit_panel(const tile *t, int p, LLVMValueRef b, LLVMValueRef *x, LLVMValueRef *acc)
+{
+    mc_kb *kb = t->kb;
+    LLVMValueRef w[MAX_VECTORS];
+    load_weights(kb, t->weight, b, t->vectors, w);
+    for (int i = 0; i < t->rows; i++) {
+        LLVMValueRef a = kb_splat(kb, kb_load(kb, kb->f32, x[i], 4), kb->vl);
+        LLVMValueRef *sums = &acc[(i * t->panels + p) * t->vectors];
+        for (int j = 0; j < t->vectors; j++) sums[j] = kb_fma(kb, a, w[j], sums[j]);
+    }
+}
+
 /* Steps k .. k + n - 1. */
 static void
 emit_steps(const tile *t, LLVMValueRef k, int n, LLVMValueRef *acc)
 {
     mc_kb *kb = t->kb;
-    int width = t->panels * t->vectors;
-    LLVMValueRef base[MC_GEMM_STREAMS_1], a[MAX_ROWS];
+    LLVMValueRef base[MC_GEMM_STREAMS_1], a[MAX_ROWS], x[MAX_ROWS];
     for (int p = 0; p < t->panels; p++) base[p] = kb_elem(kb, t->b[p], k, t->step_bytes);
     for (int i = 0; i < t->rows; i++) a[i] = kb_elem(kb, t->row[i], k, 4);
     for (int u = 0; u < n; u++) {
-        LLVMValueRef w[MC_GEMM_STREAMS_1 * 4];
+        for (int i = 0; i < t->rows; i++) x[i] = kb_gepi(kb, a[i], 4 * u);
         for (int p = 0; p < t->panels; p++) {
-            if (n > 1 && u * t->step_bytes % 64 == 0)
-                kb_prefetch(kb, kb_gep(kb, kb_gepi(kb, base[p], u * t->step_bytes), t->ahead));
-            load_weights(kb, t->weight, kb_gepi(kb, base[p], u * t->step_bytes), t->vectors, &w[p * t->vectors]);
-        }
-        for (int i = 0; i < t->rows; i++) {
-            LLVMValueRef x = kb_splat(kb, kb_load(kb, kb->f32, kb_gepi(kb, a[i], 4 * u), 4), kb->vl);
-            for (int j = 0; j < width; j++) acc[i * width + j] = kb_fma(kb, x, w[j], acc[i * width + j]);
+            LLVMValueRef b = kb_gepi(kb, base[p], u * t->step_bytes);
+            if (n > 1 && u * t->step_bytes % 64 == 0) kb_prefetch(kb, kb_gep(kb, b, t->ahead));
+            emit_panel(t, p, b, x, acc);
         }
     }
 }
@@ -72,7 +81,7 @@ emit_tile(tile *t)
 {
     mc_kb *kb = t->kb;
     int width = t->panels * t->vectors, n_acc = t->rows * width;
-    assert(n_acc <= MAX_ACCUMULATORS && t->rows <= MAX_ROWS);
+    assert(n_acc <= MAX_ACCUMULATORS && t->rows <= MAX_ROWS && t->vectors <= MAX_VECTORS);
     LLVMValueRef begin = kb_param(kb, 0), end = kb_param(kb, 1), out = kb_param(kb, 6);
     t->ahead = kb_param(kb, 5);
     t->b[0] = kb_param(kb, 3);
@@ -81,7 +90,8 @@ emit_tile(tile *t)
     LLVMValueRef zero[MAX_ACCUMULATORS];
     for (int i = 0; i < n_acc; i++) zero[i] = LLVMConstNull(kb->vf);
 
-    int unroll = kb->target.unroll;
+    int unroll = kb->target.unroll; /* streams: at least a cache line a turn, or they would prefetch each line twice */
+    while (t->panels > 1 && unroll * t->step_bytes < 64) unroll *= 2;
     LLVMValueRef whole = kb_and(kb, kb_sub(kb, end, begin), kb_i64(kb, -(int64_t)unroll));
     LLVMValueRef middle = kb_add(kb, begin, whole);
     kb_loop main_loop = kb_loop_begin(kb, begin, middle, kb_i64(kb, unroll), n_acc, zero);
@@ -119,7 +129,7 @@ mc_gemm_widen_panel(mc_kb *kb)
     LLVMValueRef b = kb_param(kb, 1), out = kb_param(kb, 2);
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_param(kb, 0), kb_i64(kb, 1), 0, NULL);
     LLVMValueRef from = kb_elem(kb, b, l.i, kb->target.nr), to = kb_elem(kb, out, l.i, (int64_t)kb->target.nr * 4);
-    LLVMValueRef w[8];
+    LLVMValueRef w[MAX_VECTORS];
     int vectors = kb->target.nr / kb->vl;
     load_weights(kb, MOEC_F8E4M3, from, vectors, w);
     for (int j = 0; j < vectors; j++) kb_store(kb, w[j], kb_gepi(kb, to, (int64_t)j * kb->vl * 4), 16);

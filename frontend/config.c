@@ -1,6 +1,7 @@
 /* config("a.b", "c", default): a value of config.json. Keys are tried in order, dots descend, null counts as absent.
- * Which top-level keys were read is kept, so that what a family file ignores can be named. */
+ * Which top-level keys the text names is kept, so that what a family file ignores can be reported. */
 #include "frontend/elab.h"
+#include "frontend/walk.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -45,6 +46,22 @@ is_harmless(mc_str key)
     return false;
 }
 
+/* Every key that the text names counts as read, also where this configuration does not come by: its author knew it. */
+static void
+see_config(void *context, const mc_expr *x)
+{
+    mc_elab *e = context;
+    bool config = x->kind == MC_EXPR_CALL && x->a->kind == MC_EXPR_NAME && mc_str_is(x->a->as.text, "config");
+    for (const mc_arg *a = x->items; config && a; a = a->next) {
+        if (a->value->kind != MC_EXPR_STRING) continue;
+        mc_str path = a->value->as.text;
+        size_t end = 0;
+        while (end < path.len && path.data[end] != '.') end++;
+        mc_map_set(&e->config_used, mc_str_slice(path, 0, end), e);
+        e->reads_config = true;
+    }
+}
+
 bool
 mc_config_open(mc_elab *e)
 {
@@ -59,6 +76,7 @@ mc_config_open(mc_elab *e)
         return false;
     }
     e->config = root;
+    for (size_t i = 0; i < e->items.n; i++) mc_walk_item(e->items.items[i], see_config, e);
     return true;
 }
 
@@ -122,7 +140,6 @@ to_value(mc_elab *e, const json_t *j, mc_span span, int depth)
                          "this key of config.json holds an object; name a key inside it, as in \"a.b\"");
 }
 
-/* Marks the top-level key as read: even when it is absent deeper down, the file has looked at it. */
 static const json_t *
 find(mc_elab *e, mc_str path)
 {
@@ -131,7 +148,6 @@ find(mc_elab *e, mc_str path)
         size_t end = begin;
         while (end < path.len && path.data[end] != '.') end++;
         mc_str part = mc_str_dup(e->arena, mc_str_slice(path, begin, end));
-        if (begin == 0) mc_map_set(&e->config_used, part, e);
         j = json_is_object(j) ? json_object_get(j, part.data) : NULL;
         begin = end + 1;
     }
@@ -161,7 +177,6 @@ mc_config_call(mc_elab *e, const mc_expr *x)
 {
     mc_strs keys = {0};
     const mc_arg *fallback = NULL;
-    e->reads_config = true;
     for (const mc_arg *a = x->items; a; a = a->next) {
         bool is_key = a->value->kind == MC_EXPR_STRING && !a->name.text.len;
         if (is_key && !fallback) {

@@ -1,5 +1,8 @@
 # Writes a C file that holds texts as bytes: cmake -DOUT=file.c "-DFILES=a.moe|b.moe" -P embed.cmake
-# An entry is named by the file's stem; mc_embedded_texts ends with an entry without a name.
+# An entry is named by the file's stem; the table, mc_embedded_texts or -DSYMBOL=, ends with an entry without a name.
+if(NOT SYMBOL)
+  set(SYMBOL mc_embedded_texts)
+endif()
 string(REPLACE "|" ";" files "${FILES}")
 set(arrays "")
 set(table "")
@@ -11,4 +14,4 @@ foreach(file ${files})
   string(APPEND arrays "static const unsigned char text_${stem}[] = {\n${bytes}0};\n")
   string(APPEND table "    {\"${stem}\", text_${stem}, sizeof text_${stem} - 1},\n")
 endforeach()
-file(WRITE "${OUT}" "#include \"frontend/embedded.h\"\n\n${arrays}\nconst mc_embedded mc_embedded_texts[] = {\n${table}    {0, 0, 0},\n};\n")
+file(WRITE "${OUT}" "#include \"frontend/embedded.h\"\n\n${arrays}\nconst mc_embedded ${SYMBOL}[] = {\n${table}    {0, 0, 0},\n};\n")

@@ -172,6 +172,7 @@ parse_atom(mc_parser *p)
         mc_parser_next(p);
         e = mc_parse_expr(p);
         if (!p->panic) mc_parser_expect(p, MC_TOKEN_RPAREN);
+        e->span = mc_parser_span_from(p, t->span); /* with its brackets, so that spans can be cut out and replaced */
         return e;
     default:
         mc_parser_error(p, MC_E0101, "expected a value before %s", mc_token_kind_text(t->kind));

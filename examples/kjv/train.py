@@ -14,9 +14,9 @@ The network is the Mixtral architecture with the released file layout: one tenso
 projection.  Everything that is random is seeded by (seed, step), so a run can be cut and resumed
 (`train --resume`) and sees the same batches as an uncut one.
 
-Learning rate: linear warm-up, constant up to 50 % of the steps, then linear down to 0.  A run that
-turns out to be too slow can therefore be resumed with a smaller --steps, as long as it has not
-passed half of the new number.
+Learning rate: linear warm-up, constant up to a share (--hold) of the steps, then linear down to 0.  A
+run that turns out to be too slow can be cut at a step (--stop) and cooled down from there: resume it
+with a smaller --steps and a --hold that ends where it was cut.  README.md has the commands used.
 """
 import argparse
 import hashlib
@@ -344,7 +344,7 @@ def cmd_train(a):
         os.replace(ck + ".new", ck)
 
     def rate(step):
-        hold = a.steps * 0.5
+        hold = a.steps * a.hold
         if step < 200:
             return (step + 1) / 200
         return 1.0 if step < hold else max(0.0, (a.steps - step) / (a.steps - hold))
@@ -352,7 +352,8 @@ def cmd_train(a):
     t0 = saved = time.time()
     span = torch.arange(CONTEXT + 1)
     loss_ema = None
-    for step in range(start, a.steps):
+    last = (min(a.steps, a.stop) if a.stop else a.steps) - 1
+    for step in range(start, last + 1):
         g = torch.Generator().manual_seed(a.seed * 1000003 + step)
         at = torch.randint(0, len(data) - CONTEXT - 1, (a.batch,), generator=g)
         x = data[at[:, None] + span]
@@ -367,16 +368,16 @@ def cmd_train(a):
         opt.zero_grad(set_to_none=True)
         b = ce.item() / math.log(2)
         loss_ema = b if loss_ema is None else 0.98 * loss_ema + 0.02 * b
-        if step % 50 == 0 or step == a.steps - 1:
+        if step % 50 == 0 or step == last:
             dt = (time.time() - t0) / (step - start + 1)
             worst = max(m.share.max().item() for m in model.moes())
             print("step %d  train %.4f bits/byte  aux %.3f  biggest share %.3f  grad %.2f  lr %.2e  %.0f ms/step  %.1f min" % (
                 step, loss_ema, aux.item(), worst, norm, a.lr * rate(step), dt * 1e3, (time.time() - t0) / 60), flush=True)
-        if (step + 1) % 500 == 0 or step == a.steps - 1:
+        if (step + 1) % 500 == 0 or step == last:
             model.eval()
             print("step %d  held out %.4f bits/byte" % (step + 1, bits_per_byte(model, held)[0]), flush=True)
             model.train()
-        if time.time() - saved > 180 or step == a.steps - 1:
+        if time.time() - saved > 180 or step == last:
             save(step + 1)
             saved = time.time()
 
@@ -474,6 +475,8 @@ def main():
     p.add_argument("--out", default=HERE, help="where export writes and verify reads")
     p.add_argument("-o", "--output", default="kjv.txt", help="for `text`")
     p.add_argument("--steps", type=int, default=7000)
+    p.add_argument("--hold", type=float, default=0.5, help="share of --steps before the learning rate falls")
+    p.add_argument("--stop", type=int, help="save and end after this many steps, without changing the schedule")
     p.add_argument("--batch", type=int, default=8, help="sequences of %d bytes per step" % CONTEXT)
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--decay", type=float, default=0.1)

@@ -193,10 +193,14 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
             cli->n_rest = argc - i - 1;
             break;
         }
-        if (argv[i][0] != '-' || argv[i][1] == 0)
-            cli->files[cli->n_files++] = argv[i];
-        else if (!take_option(argc, argv, &i, arena, cli))
-            return false;
+        bool is_file = argv[i][0] != '-' || argv[i][1] == 0;
+        if (is_file) cli->files[cli->n_files++] = argv[i];
+        if (is_file && cli->command == MC_COMMAND_RUN) { /* what follows the model is for the model */
+            cli->rest = argv + i + 1;
+            cli->n_rest = argc - i - 1;
+            break;
+        }
+        if (!is_file && !take_option(argc, argv, &i, arena, cli)) return false;
     }
     if (mc_cli_has(cli, MC_OPTION_HELP)) {
         print_command_help(cli->command);

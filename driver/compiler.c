@@ -4,6 +4,7 @@
 
 #include "driver/backend.h"
 #include "driver/code_cache.h"
+#include "driver/compiled.h"
 #include "driver/link.h"
 #include "driver/unit.h"
 #include "frontend/elaborate.h"
@@ -16,6 +17,7 @@ struct moec_compiled {
     mc_product code;
     bool from_cache;
     mc_loaded *loaded;
+    const moec_abi_model *abi;
     moec_model *model;
 };
 
@@ -193,17 +195,25 @@ fail(moec_error *error, moec_status status, const char *text)
 }
 
 moec_status
+mc_compiled_abi(moec_compiled *c, const moec_abi_model **out_abi, mc_fault *fault)
+{
+    moec_status status = MOEC_OK;
+    if (!c->abi)
+        status = mc_backend_load(c->code.object.data, c->code.object.len, c->code.name.data, &c->loaded, &c->abi, fault);
+    *out_abi = c->abi;
+    return status;
+}
+
+moec_status
 moec_compiled_load(moec_compiled *c, moec_model **out_model, moec_error *error)
 {
-    *out_model = NULL;
     mc_fault fault = {0};
-    if (!c->model) {
-        const moec_abi_model *abi;
-        moec_status status = mc_backend_load(c->code.object.data, c->code.object.len, c->code.name.data, &c->loaded, &abi, &fault);
-        if (status != MOEC_OK) return fail(error, status, fault.text);
-        status = moec_model_from_abi(abi, &c->model, error);
-        if (status != MOEC_OK) return status;
-    }
+    const moec_abi_model *abi;
+    *out_model = NULL;
+    moec_status status = mc_compiled_abi(c, &abi, &fault);
+    if (status != MOEC_OK) return fail(error, status, fault.text);
+    if (!c->model) status = moec_model_from_abi(abi, &c->model, error);
+    if (status != MOEC_OK) return status;
     *out_model = c->model;
     return fail(error, MOEC_OK, "");
 }

@@ -23,6 +23,7 @@ extern const char mc_embedded_runtime_h[], mc_embedded_runtime_h_end[];
 
 /* A directory for the linker's inputs, removed afterwards. */
 typedef struct workplace {
+    const char *name; /* of the artefact */
     char directory[PATH_MAX];
     char object[PATH_MAX + 32], runtime[PATH_MAX + 32], exports[PATH_MAX + 32], log[PATH_MAX + 32];
 } workplace;
@@ -84,8 +85,9 @@ tool_failed(const char *tool, const char *log, mc_fault *fault)
 static moec_status
 link_with(const char *tool, const workplace *w, moec_artefact kind, const char *output, mc_fault *fault)
 {
-    char exports[PATH_MAX + 64];
+    char exports[PATH_MAX + 64], query[PATH_MAX + 64];
     snprintf(exports, sizeof exports, "-Wl,--version-script=%s", w->exports);
+    snprintf(query, sizeof query, "-Wl,--defsym=moec_app_query=moec_abi_query_%s", w->name);
     const char *argv[24];
     int n = 0;
     argv[n++] = tool;
@@ -93,6 +95,8 @@ link_with(const char *tool, const workplace *w, moec_artefact kind, const char *
         argv[n++] = "-shared";
         argv[n++] = "-Wl,-Bsymbolic"; /* two artefacts in one process each keep their own runtime */
         argv[n++] = exports;
+    } else {
+        argv[n++] = query; /* what runtime/app/app_main.c runs */
     }
     argv[n++] = "-o";
     argv[n++] = output;
@@ -221,7 +225,7 @@ moec_status
 mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind, const char *path, mc_fault *fault)
 {
     if (kind == MOEC_ARCHIVE) return write_archive(object, n_bytes, name, path, fault);
-    workplace w;
+    workplace w = {.name = name};
     mc_writer *out;
     moec_status status = workplace_open(&w, fault);
     if (status != MOEC_OK) return status;

@@ -1,6 +1,6 @@
 /* cpu_walk: compiles a module of stage plan for this processor and walks its plan in the simplest way: one launch after
- * another, in each the threads one after another. Every buffer is freshly allocated and filled with NaN, so a kernel
- * that reads what nobody wrote, or writes beyond its buffer, is found (with ASan, at once). */
+ * another, in each the threads one after another. Every buffer is fresh, filled with NaN and followed by a page that
+ * must not be touched, so a kernel that reads what nobody wrote, or leaves its buffer, is found. */
 #ifndef MC_TESTS_CPU_WALK_H
 #define MC_TESTS_CPU_WALK_H
 
@@ -12,6 +12,7 @@
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { WALK_MAX_THREADS = 16, WALK_MAX_ARGS = 64, WALK_POISON = 0xFF };
 
@@ -26,14 +27,45 @@ typedef struct walk {
     void *scratch[WALK_MAX_THREADS];
 } walk;
 
-static inline void *
-walk_poisoned(int64_t n_bytes)
+enum { WALK_PAGE = 4096, WALK_ALIGN = 64 };
+
+/* The whole pages of a buffer: one of notes, the buffer, and one that must not be touched. */
+static inline size_t
+walk_pages(size_t n_bytes)
 {
-    void *p = NULL;
-    ck_assert_int_ge(n_bytes, 0);
-    ck_assert_int_eq(posix_memalign(&p, 64, (size_t)n_bytes + 1), 0);
-    memset(p, WALK_POISON, (size_t)n_bytes + 1);
+    return (n_bytes + WALK_ALIGN + WALK_PAGE - 1) / WALK_PAGE * WALK_PAGE + 2 * WALK_PAGE;
+}
+
+/* As near to the forbidden page as alignment allows; the bytes between are checked by walk_free. */
+static inline void *
+walk_poisoned(int64_t n)
+{
+    ck_assert_int_ge(n, 0);
+    size_t n_bytes = (size_t)n, total = walk_pages(n_bytes);
+    char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ck_assert(base != MAP_FAILED);
+    ck_assert_int_eq(mprotect(base + total - WALK_PAGE, WALK_PAGE, PROT_NONE), 0);
+    memset(base, WALK_POISON, total - WALK_PAGE);
+    size_t at = (total - WALK_PAGE - n_bytes) / WALK_ALIGN * WALK_ALIGN;
+    void *p = base + at;
+    memcpy(base + at - WALK_ALIGN, &(char *){base}, sizeof base);
+    memcpy(base + at - WALK_ALIGN + sizeof base, &n_bytes, sizeof n_bytes);
     return p;
+}
+
+static inline void
+walk_free(void *p)
+{
+    if (!p) return;
+    char *base;
+    size_t n_bytes;
+    memcpy(&base, (char *)p - WALK_ALIGN, sizeof base);
+    memcpy(&n_bytes, (char *)p - WALK_ALIGN + sizeof base, sizeof n_bytes);
+    const unsigned char *end = (unsigned char *)base + walk_pages(n_bytes) - WALK_PAGE;
+    for (const unsigned char *c = (unsigned char *)p + n_bytes; c < end; c++) {
+        ck_assert_msg(*c == WALK_POISON, "a kernel wrote beyond a buffer of %zu bytes", n_bytes);
+    }
+    munmap(base, walk_pages(n_bytes));
 }
 
 static inline int64_t
@@ -131,7 +163,7 @@ static inline void
 walk_forget(walk *w)
 {
     for (uint32_t i = 0; i < w->abi->n_states; i++) {
-        free(w->states[i]);
+        walk_free(w->states[i]);
         w->states[i] = NULL;
     }
     w->past = 0;
@@ -141,7 +173,7 @@ static inline void
 walk_close(walk *w)
 {
     walk_forget(w);
-    for (uint32_t i = 0; i < w->abi->n_weights; i++) free(w->weights[i]);
+    for (uint32_t i = 0; i < w->abi->n_weights; i++) walk_free(w->weights[i]);
     mc_jit_destroy(w->jit);
     mc_arena_destroy(w->arena);
 }
@@ -208,7 +240,7 @@ walk_func(const walk *w, uint32_t index, void **args, uint32_t weight_base, uint
         for (uint32_t j = 0; j < l->n_refs; j++) inner[j] = walk_resolve(w, &f, &w->abi->refs[l->first_ref + j]);
         walk_func(w, l->target, inner, weight_base + l->weight_base, state_base + l->state_base);
     }
-    for (uint32_t i = 0; i < func->n_slots; i++) free(slots[i]);
+    for (uint32_t i = 0; i < func->n_slots; i++) walk_free(slots[i]);
     free(slots);
 }
 
@@ -247,19 +279,26 @@ walk_run(walk *w, const mc_ref_tensor *inputs, mc_arena *arena, mc_ref_tensor *o
     void *args[WALK_MAX_ARGS];
     int64_t n_new = 0;
     walk_bind(w, inputs);
-    for (uint32_t i = 0; i < w->abi->n_inputs; i++) args[i] = inputs[i].data;
+    for (uint32_t i = 0; i < w->abi->n_inputs; i++) {
+        size_t n_bytes = (size_t)inputs[i].n * moec_dtype_bytes(inputs[i].dtype);
+        args[i] = walk_poisoned((int64_t)n_bytes);
+        if (n_bytes) memcpy(args[i], inputs[i].data, n_bytes);
+    }
     for (uint32_t i = 0; i < w->abi->n_outputs; i++) {
         const moec_abi_tensor *t = &w->abi->outputs[i];
         int64_t dims[MC_MAX_RANK] = {0};
         for (uint32_t d = 0; d < t->rank; d++) dims[d] = walk_eval(w, &t->dims[d]);
         ck_assert(mc_ref_tensor_init(&outputs[i], (moec_dtype)t->dtype, dims, (int)t->rank, arena));
-        size_t n_bytes = (size_t)outputs[i].n * moec_dtype_bytes((moec_dtype)t->dtype);
-        if (n_bytes) memset(outputs[i].data, WALK_POISON, n_bytes);
-        args[w->abi->n_inputs + i] = outputs[i].data;
+        args[w->abi->n_inputs + i] = walk_poisoned(outputs[i].n * (int64_t)moec_dtype_bytes((moec_dtype)t->dtype));
     }
     for (int t = 0; t < w->n_threads; t++) w->scratch[t] = walk_poisoned((int64_t)w->abi->scratch_bytes);
     walk_func(w, w->abi->entry, args, 0, 0);
-    for (int t = 0; t < w->n_threads; t++) free(w->scratch[t]);
+    for (int t = 0; t < w->n_threads; t++) walk_free(w->scratch[t]);
+    for (uint32_t i = 0; i < w->abi->n_outputs; i++) {
+        size_t n_bytes = (size_t)outputs[i].n * moec_dtype_bytes(outputs[i].dtype);
+        if (n_bytes) memcpy(outputs[i].data, args[w->abi->n_inputs + i], n_bytes);
+    }
+    for (uint32_t i = 0; i < w->abi->n_inputs + w->abi->n_outputs; i++) walk_free(args[i]);
     for (uint32_t i = 0; i < w->abi->n_syms; i++) {
         if (w->abi->syms[i].kind == 1) n_new = w->syms[i];
     }

@@ -81,12 +81,14 @@ find_source(const mc_checkpoint *c, const mc_rule *rule, const char *name)
     return mc_name_table_get(&c->by_name, mc_str_of(blocks));
 }
 
+/* Whether axis 0 of the weight says how many sources there are: not when they are joined, or stacked and rearranged. */
 static bool
-has_concat(const mc_rule *rule)
+counts_by_weight(const mc_rule *rule)
 {
     for (int i = 0; i < rule->n_stages; i++)
-        if (rule->stages[i].kind == MC_STAGE_CONCAT) return true;
-    return false;
+        if (rule->stages[i].kind == MC_STAGE_CONCAT || (rule->stages[i].kind == MC_STAGE_STACK && i + 1 < rule->n_stages))
+            return false;
+    return true;
 }
 
 /* E0904: what was found of {name} and what is missing. present[0..n-1], some true. */
@@ -110,15 +112,15 @@ missing_index(const mc_bound *b, const mc_rule *rule, const bool *present, int64
                    (long long)missing);
 }
 
-/* Stacked sources: indices 0..n-1, where n is the weight's axis 0 (for concat: as many as there are).
+/* Stacked sources: indices 0..n-1, where n is the weight's axis 0, or as many as there are.
  * NOT_FOUND without text: none exists. */
 static moec_status
 find_stack(const mc_bind *b, mc_bound *bound, const mc_rule *rule, const mc_captures *captures, mc_fault *error)
 {
     char name[MC_PATH_BYTES];
-    bool concat = has_concat(rule);
+    bool any = !counts_by_weight(rule);
     int64_t n = bound->weight->dims[0], most = (int64_t)b->checkpoint->n_tensors;
-    if (n > most || concat) n = most;
+    if (n > most || any) n = most;
     int64_t n_found = 0, end = 0;
     bool *present = calloc((size_t)n + 2, sizeof *present);
     uint32_t *sources = calloc((size_t)n + 2, sizeof *sources);
@@ -130,9 +132,9 @@ find_stack(const mc_bind *b, mc_bound *bound, const mc_rule *rule, const mc_capt
         present[i] = sources[i] != MC_NO_INDEX;
         n_found += present[i];
         if (present[i]) end = i + 1;
-        if (concat && !present[i]) break;
+        if (any && !present[i]) break;
     }
-    int64_t want = concat ? end : bound->weight->dims[0];
+    int64_t want = any ? end : bound->weight->dims[0];
     if (s == MOEC_OK && n_found == 0) {
         s = MOEC_ERR_NOT_FOUND;
     } else if (s == MOEC_OK && end > want) {

@@ -311,7 +311,9 @@ stack(mc_tensor *t, bool dry, mc_fault *error)
         if (s != MOEC_OK) return s;
         if (v->rank == MC_VIEW_RANK) return mc_fail(error, MOEC_ERR_MISMATCH, "too many dimensions to stack");
         memmove(v->dims + 1, v->dims, (size_t)v->rank * sizeof *v->dims);
+        memmove(v->strides + 1, v->strides, (size_t)v->rank * sizeof *v->strides);
         v->dims[0] = 1;
+        v->strides[0] = 0;
         v->rank++;
     }
     return join(t, 0, dry, error);

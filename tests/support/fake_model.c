@@ -1,6 +1,7 @@
 #include "tests/support/fake_model.h"
 
 #include "moec/base.h"
+#include "runtime/base/hash.h"
 
 #include <string.h>
 
@@ -239,8 +240,14 @@ fake_weights(const moec_abi_weight *weights, size_t n, const char *rules)
     static const moec_abi_func funcs[] = {{"nothing", 0, 0, 0, 0, 0, 0}};
     static moec_abi_model model;
     const moec_abi_model fresh = {
-        TEXTS("weights_only", rules), .weights_hash = 13, .weights = weights,     .funcs = funcs,
+        TEXTS("weights_only", rules),  .weights = weights,     .funcs = funcs,
         .n_weights = (uint32_t)n,     .n_funcs = 1,       .batch_sym = 0xFFFFFFFF};
     memcpy(&model, &fresh, sizeof model);
+    model.weights_hash = mc_hash64(rules, strlen(rules), 0);
+    for (size_t i = 0; i < n; i++) {
+        const moec_abi_weight *w = &weights[i];
+        model.weights_hash = mc_hash64(w->path, strlen(w->path), model.weights_hash + w->dtype);
+        model.weights_hash = mc_hash64(w->dims, sizeof w->dims, model.weights_hash + w->layout);
+    }
     return &model;
 }

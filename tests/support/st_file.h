@@ -6,7 +6,7 @@
 
 typedef struct st_file {
     char header[8192];
-    unsigned char data[65536];
+    unsigned char data[262144];
     size_t header_len, data_len;
 } st_file;
 

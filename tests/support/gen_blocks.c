@@ -28,7 +28,7 @@ unary_block(mc_gen_func *f, mc_value *x)
         return mc_gen_make(f, MC_OP_CLAMP, GEN_OPERANDS(x),
                            GEN_ATTRS(MC_A_FLOAT("lo", -0.5), MC_A_FLOAT("hi", 0.25 + mc_gen_pick(f->gen, 3))));
     case 3: return mc_gen_make(f, MC_OP_SOFTCAP, GEN_OPERANDS(x), GEN_ATTRS(MC_A_FLOAT("cap", 1.5)));
-    default: return mc_gen_unary(f, any[mc_gen_pick(f->gen, 10)], x);
+    default: return mc_gen_unary(f, any[mc_gen_pick(f->gen, f->gen->continuous ? 9 : 10)], x); /* floor is last */
     }
 }
 
@@ -213,6 +213,7 @@ embed_block(mc_gen_func *f, mc_value *x)
 static mc_value *
 cast_block(mc_gen_func *f, mc_value *x)
 {
+    if (f->gen->continuous) return norm_block(f, x);
     moec_dtype narrow = mc_gen_chance(f->gen, 50) ? MOEC_BF16 : MOEC_F16;
     mc_value *y = mc_gen_make(f, MC_OP_CAST, GEN_OPERANDS(x), GEN_ATTRS(MC_A_DTYPE("to", narrow)));
     return mc_gen_make(f, MC_OP_CAST, GEN_OPERANDS(y), GEN_ATTRS(MC_A_DTYPE("to", MOEC_F32)));

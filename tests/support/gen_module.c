@@ -140,7 +140,10 @@ build_model(mc_gen *g, int n_blocks)
 mc_module *
 mc_gen_module(const mc_gen_options *options, mc_diags *diags)
 {
-    mc_gen g = {.module = mc_module_create(NULL), .diags = diags, .by_token = options->by_token};
+    mc_gen g = {.module = mc_module_create(NULL),
+                .diags = diags,
+                .by_token = options->by_token,
+                .continuous = options->continuous};
     g.state = options->seed * 0x10001;
     static const char *const symbols[] = {"B", "S", "C", "R"};
     for (int i = 0; i < 4; i++) mc_symbol_get(g.module, mc_str_of(symbols[i]));

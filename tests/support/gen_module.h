@@ -16,7 +16,8 @@
 typedef struct mc_gen_options {
     uint64_t seed;
     int n_blocks;
-    bool by_token; /* leave out what makes a token depend on others at random: capacity and expert choice */
+    bool by_token;   /* leave out what makes a token depend on others: capacity and expert choice */
+    bool continuous; /* leave out what turns a last-bit difference into a large one: floor, casts to narrow types */
 } mc_gen_options;
 
 enum { MC_GEN_INPUTS = 2 }; /* tokens i32[B, S], x f32[B, S, n] */

@@ -108,6 +108,7 @@ mc_inline_block(mc_elab *e, const mc_block *block, mc_call *c)
     mc_scope *outer = e->scope;
     mc_span user_span = e->user_span;
     if (c->span.file != e->prelude_file) e->user_span = c->span;
+    mc_map_set(&e->inlined, block->item->name.text, e);
     mc_active active = {block, c->span};
     mc_vec_push(e->arena, &e->stack, active);
     mc_scope_push(e, true, block);

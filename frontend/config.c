@@ -189,9 +189,9 @@ mc_config_call(mc_elab *e, const mc_expr *x)
         }
     }
     if (keys.n == 0) return mc_elab_error(e, x->span, MC_E0307, "config needs a key, as in config(\"hidden_size\")");
-    for (size_t i = 0; i < keys.n; i++) {
-        const json_t *found = find(e, keys.items[i]);
-        if (found) return to_value(e, found, x->span, 0);
-    }
-    return fallback ? mc_eval(e, fallback->value) : absent(e, x, &keys);
+    const json_t *found = NULL;
+    for (size_t i = 0; i < keys.n && !found; i++) found = find(e, keys.items[i]);
+    mc_val v = found ? to_value(e, found, x->span, 0) : fallback ? mc_eval(e, fallback->value) : absent(e, x, &keys);
+    if (e->config_values) mc_map_set(e->config_values, mc_elab_node_key(e, x), mc_arena_copy(e->arena, &v, sizeof v));
+    return v;
 }

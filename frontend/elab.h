@@ -117,7 +117,7 @@ struct mc_elab {
     mc_map prelude;  /* name -> mc_block * */
     mc_map values;   /* params and dims: name -> mc_val * */
     mc_map defaults; /* callee -> mc_fn_arg list (mc_default *) */
-    mc_map used;     /* params named somewhere */
+    mc_map inlined;  /* names of the blocks that were run */
     void *config;    /* json_t * */
     bool reads_config;
     mc_map config_used;
@@ -137,6 +137,9 @@ struct mc_elab {
     int n_errors;
     mc_val_list results; /* of the `return` just run */
 
+    /* for import: what each condition came to (MC_SEEN_ bits), and the value of each config(...), by tree node */
+    mc_map *seen, *config_values;
+
     /* products */
     mc_map func_names;
     mc_map weights;   /* path -> index + 1 into out->weights */
@@ -150,6 +153,16 @@ struct mc_elab {
     bool trains;
     moec_dtype storage;
 };
+
+enum { MC_SEEN_FALSE = 1, MC_SEEN_TRUE = 2 };
+
+/* ---- elaborate.c ---- */
+void mc_elab_init(mc_elab *e, mc_arena *arena, mc_sources *sources, const mc_elab_options *options, mc_diags *diags,
+                  mc_elab_result *out);
+bool mc_elab_run(mc_elab *e, uint32_t file); /* without errors? The module is e->module either way */
+/* Key of a tree node in the maps for import. */
+mc_str mc_elab_node_key(mc_elab *e, const void *node);
+void mc_elab_see(mc_elab *e, const void *node, bool truth);
 
 /* ---- messages ---- */
 /* Reports once for each place and code. Returns POISON, so that `return mc_elab_error(...)` reads well. */

@@ -5,14 +5,34 @@
 #include "frontend/elab.h"
 #include "ir/verify.h"
 
-static void
-start(mc_elab *e)
+void
+mc_elab_init(mc_elab *e, mc_arena *arena, mc_sources *sources, const mc_elab_options *options, mc_diags *diags,
+             mc_elab_result *out)
 {
-    mc_map *maps[] = {&e->names, &e->blocks,  &e->prelude, &e->values,     &e->defaults,
-                      &e->used,  &e->weights, &e->kinds,   &e->func_names, &e->config_used};
-    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++) mc_map_init(maps[i], e->arena);
+    static const mc_elab_options no_options = {0};
+    *out = (mc_elab_result){0};
+    *e = (mc_elab){.arena = arena, .sources = sources, .diags = diags, .out = out};
+    e->options = options ? options : &no_options;
+    mc_map *maps[] = {&e->names,   &e->blocks,  &e->prelude, &e->values,     &e->defaults,
+                      &e->inlined, &e->weights, &e->kinds,   &e->func_names, &e->config_used};
+    for (size_t i = 0; i < sizeof maps / sizeof maps[0]; i++) mc_map_init(maps[i], arena);
     e->storage = MOEC_BF16;
-    e->module = mc_module_create(e->sources);
+    e->module = mc_module_create(sources);
+}
+
+mc_str
+mc_elab_node_key(mc_elab *e, const void *node)
+{
+    return (mc_str){mc_arena_copy(e->arena, &node, sizeof node), sizeof node};
+}
+
+void
+mc_elab_see(mc_elab *e, const void *node, bool truth)
+{
+    if (!e->seen) return;
+    mc_str key = mc_elab_node_key(e, node);
+    uintptr_t bits = (uintptr_t)mc_map_get(e->seen, key) | (truth ? MC_SEEN_TRUE : MC_SEEN_FALSE);
+    mc_map_set(e->seen, key, (void *)bits);
 }
 
 static const mc_item *
@@ -72,27 +92,30 @@ elaborate(mc_elab *e, uint32_t file)
 }
 
 bool
+mc_elab_run(mc_elab *e, uint32_t file)
+{
+    int errors_before = e->diags->n_errors;
+    elaborate(e, file);
+    mc_config_close(e);
+    return e->diags->n_errors == errors_before && e->n_errors == 0;
+}
+
+bool
 mc_elaborate(mc_arena *arena, mc_sources *sources, uint32_t file, const mc_elab_options *options, mc_diags *diags,
              mc_elab_result *out)
 {
-    static const mc_elab_options no_options = {0};
-    *out = (mc_elab_result){0};
-    mc_elab elab = {.arena = arena, .sources = sources, .diags = diags, .out = out}, *e = &elab;
-    e->options = options ? options : &no_options;
-    int errors_before = diags->n_errors;
-    start(e);
-    elaborate(e, file);
-    mc_config_close(e);
-    bool ok = diags->n_errors == errors_before && e->n_errors == 0;
+    mc_elab e;
+    mc_elab_init(&e, arena, sources, options, diags, out);
+    bool ok = mc_elab_run(&e, file);
     if (ok) {
-        mc_module_sort_funcs(e->module);
-        ok = mc_module_verify(e->module, diags);
+        mc_module_sort_funcs(e.module);
+        ok = mc_module_verify(e.module, diags);
     }
     if (!ok) {
-        mc_module_destroy(e->module);
+        mc_module_destroy(e.module);
         out->weights.n = 0; /* their types went with the module */
         return false;
     }
-    out->module = e->module;
+    out->module = e.module;
     return true;
 }

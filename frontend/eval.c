@@ -192,6 +192,7 @@ eval_kind(mc_elab *e, const mc_expr *x)
     case MC_EXPR_LIST: return eval_list(e, x);
     case MC_EXPR_COND:
         if (!mc_eval_condition(e, x->a, &truth)) return mc_val_poison();
+        mc_elab_see(e, x, truth);
         return mc_eval(e, truth ? x->b : x->c);
     case MC_EXPR_NOT: return mc_eval_condition(e, x->a, &truth) ? mc_val_bool(!truth, x->span) : mc_val_poison();
     case MC_EXPR_NEG: return eval_negate(e, x);

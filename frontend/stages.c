@@ -99,6 +99,7 @@ run_stage(mc_elab *e, mc_route_state *r, const mc_route_stage *s)
     if (!mc_call_bind(e, &c, args, n, false) || !mc_param_bool(e, &c, "when", &on) ||
         !mc_param_dtype(e, &c, "dtype", &dtype))
         return false;
+    mc_elab_see(e, s, on);
     return !on || def->run(e, r, &c);
 }
 

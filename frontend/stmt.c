@@ -78,6 +78,7 @@ run_if(mc_elab *e, const mc_stmt *s)
 {
     bool truth;
     if (!mc_eval_condition(e, s->value, &truth)) return MC_RUN_FAILED;
+    mc_elab_see(e, s, truth);
     const mc_stmt *body = truth ? s->body : s->otherwise;
     if (!body) return MC_RUN_ON;
     mc_scope_push(e, false, NULL);

@@ -126,6 +126,24 @@ print_quoted(mc_str s, mc_buf *out)
     mc_buf_putc(out, '"');
 }
 
+/* As a person writes it: 1e-5 rather than 1e-05. */
+static void
+print_real(double r, mc_buf *out)
+{
+    mc_buf text = {0};
+    mc_buf_double(&text, r);
+    bool exponent = false, digits = false;
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.data[i];
+        bool last = i + 1 == text.len;
+        bool skip = exponent && (c == '+' || (c == '0' && !digits && !last));
+        if (exponent && c >= '1' && c <= '9') digits = true;
+        if (c == 'e') exponent = true;
+        if (!skip) mc_buf_putc(out, c);
+    }
+    mc_buf_fini(&text);
+}
+
 void
 mc_val_print(const mc_module *m, mc_val v, mc_buf *out)
 {
@@ -133,7 +151,7 @@ mc_val_print(const mc_module *m, mc_val v, mc_buf *out)
     case MC_VAL_POISON: mc_buf_puts(out, "?"); break;
     case MC_VAL_NONE: mc_buf_puts(out, "none"); break;
     case MC_VAL_INT: mc_buf_printf(out, "%lld", (long long)v.as.i); break;
-    case MC_VAL_REAL: mc_buf_double(out, v.as.r); break;
+    case MC_VAL_REAL: print_real(v.as.r, out); break;
     case MC_VAL_BOOL: mc_buf_puts(out, v.as.b ? "true" : "false"); break;
     case MC_VAL_STRING: print_quoted(v.as.s, out); break;
     case MC_VAL_WORD: mc_buf_str(out, v.as.s); break;

@@ -36,13 +36,13 @@ all_diags(const mc_diags *d)
 }
 
 static void
-rig_open(rig *r, uint64_t seed, bool by_token)
+rig_open(rig *r, uint64_t seed, bool by_token, bool continuous)
 {
     *r = (rig){.arena = mc_arena_create(), .seed = seed};
     mc_diags_init(&r->diags, r->arena, NULL);
     mc_synthetic_init(&r->synthetic, r->arena, seed);
     r->synthetic.bf16_grid = true; /* packing widens vectors: bf16 and f32 must hold the same */
-    mc_gen_options options = {.seed = seed, .n_blocks = N_BLOCKS, .by_token = by_token};
+    mc_gen_options options = {.seed = seed, .n_blocks = N_BLOCKS, .by_token = by_token, .continuous = continuous};
     r->module = mc_gen_module(&options, &r->diags);
     ck_assert_msg(r->module != NULL, "seed %d: %s", (int)seed, all_diags(&r->diags));
 }
@@ -101,7 +101,7 @@ START_TEST(text_reads_back)
 {
     rig r;
     mc_buf first = {0}, second = {0};
-    rig_open(&r, (uint64_t)_i, false);
+    rig_open(&r, (uint64_t)_i, false, false);
     bool good = mc_module_verify(r.module, &r.diags);
     if (!good) show(&r);
     ck_assert_msg(good, "seed %d: %s", _i, all_diags(&r.diags));
@@ -150,7 +150,7 @@ START_TEST(steps_equal_whole)
 {
     static const int64_t pieces[] = {3, 1, 2};
     rig r;
-    rig_open(&r, (uint64_t)_i, true);
+    rig_open(&r, (uint64_t)_i, true, false);
     mc_ref *ref = interpreter(&r, r.module, MC_REF_F32);
     mc_ref_tensor inputs[MC_GEN_INPUTS], part[MC_GEN_INPUTS], whole[MAX_OUTPUTS], out[MAX_OUTPUTS];
     mc_gen_inputs(r.module, r.seed, 2, 6, r.arena, inputs);
@@ -205,8 +205,28 @@ enum { N_PIPELINES = sizeof pipelines / sizeof pipelines[0] };
 START_TEST(passes_keep_every_bit)
 {
     rig r;
-    rig_open(&r, (uint64_t)(_i / N_PIPELINES), false);
+    rig_open(&r, (uint64_t)(_i / N_PIPELINES), false, false);
     check_pipeline(&r, pipelines[_i % N_PIPELINES]);
+    rig_close(&r);
+}
+END_TEST
+
+/* Rounding moves results a little, and no choice with a margin flips. */
+START_TEST(precisions_agree)
+{
+    rig r;
+    rig_open(&r, (uint64_t)_i, false, true);
+    mc_ref_tensor f32[MAX_OUTPUTS], f64[MAX_OUTPUTS];
+    for (int p = 0; p < 2; p++) {
+        mc_ref *ref = interpreter(&r, r.module, p ? MC_REF_F64 : MC_REF_F32);
+        run(&r, ref, r.module, NULL, 5, 0, p ? f64 : f32);
+        mc_ref_destroy(ref);
+    }
+    for (int j = 0; j < n_results(r.module); j++) {
+        mc_close_report c = mc_close(MC_ARRAY(f32[j]), MC_ARRAY(f64[j]), MC_TOL_MODEL);
+        if (!c.ok) show(&r);
+        ck_assert_msg(c.ok, "seed %d: %s", _i, c.text);
+    }
     rig_close(&r);
 }
 END_TEST
@@ -218,7 +238,7 @@ START_TEST(every_op_occurs)
     for (uint64_t seed = 0; seed < N_SEEDS; seed++) {
         mc_ref_tensor out[MAX_OUTPUTS];
         rig r;
-        rig_open(&r, seed, false);
+        rig_open(&r, seed, false, false);
         r.seen = seen;
         mc_ref *ref = interpreter(&r, r.module, MC_REF_F32);
         run(&r, ref, r.module, NULL, 3, 0, out);
@@ -244,6 +264,7 @@ main(void)
     tcase_add_loop_test(t, text_reads_back, 0, N_SEEDS);
     tcase_add_loop_test(t, steps_equal_whole, 0, N_SEEDS);
     tcase_add_loop_test(t, passes_keep_every_bit, 0, N_SEEDS * N_PIPELINES);
+    tcase_add_loop_test(t, precisions_agree, 0, N_SEEDS);
     tcase_add_test(t, every_op_occurs);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);

@@ -130,6 +130,10 @@ typedef struct moec_weights_options {
  * malformed file), IO, MEMORY. */
 MOEC_API moec_status moec_weights_open(const moec_model *model, const char *path, const moec_weights_options *options,
                                        moec_weights **out_weights, moec_error *error) MOEC_MUST_USE;
+/* Made-up numbers in memory, for measuring a model without a checkpoint: small values of both signs, always the same.
+ * Errors: MEMORY. */
+MOEC_API moec_status moec_weights_synthetic(const moec_model *model, moec_weights **out_weights,
+                                            moec_error *error) MOEC_MUST_USE;
 /* No session may use them any more. NULL is allowed. */
 MOEC_API void moec_weights_close(moec_weights *weights);
 

@@ -219,11 +219,16 @@ mc_buf_double(mc_buf *buf, double value)
         mc_buf_puts(buf, value < 0 ? "-inf" : "inf");
         return;
     }
-    char text[40];
-    for (int digits = 1; digits <= 17; digits++) {
+    char text[64];
+    int digits = 0;
+    do snprintf(text, sizeof text, "%.*e", digits++, value);
+    while (digits < 17 && strtod(text, NULL) != value);
+    int exponent = (int)strtol(strchr(text, 'e') + 1, NULL, 10);
+    int decimals = digits - 1 - exponent;
+    if (exponent >= -4 && exponent < 16)
+        snprintf(text, sizeof text, "%.*f", decimals > 0 ? decimals : 0, value);
+    else
         snprintf(text, sizeof text, "%.*g", digits, value);
-        if (strtod(text, NULL) == value) break;
-    }
     mc_buf_puts(buf, text);
     if (!strpbrk(text, ".e")) mc_buf_puts(buf, ".0");
 }

@@ -65,10 +65,10 @@ choose_model(mc_elab *e, uint32_t file)
 }
 
 static void
-harmless_or_warn(mc_elab *e)
+warn_of_unread_keys(mc_elab *e)
 {
     const mc_elab_result *r = e->out;
-    if (!e->reads_config || r->config_unread.n == 0) return;
+    if (!e->reads_config || e->n_errors || r->config_unread.n == 0) return;
     mc_elab_warn(e, (mc_span){0}, MC_W0907, "config.json keys not read: %.*s",
                  MC_FMT(mc_elab_join(e, r->config_unread.items, r->config_unread.n)));
 }
@@ -88,7 +88,7 @@ elaborate(mc_elab *e, uint32_t file)
     mc_elab_settings_check(e);
     if (e->n_errors == 0) mc_elab_usage(e);
     mc_config_close(e);
-    harmless_or_warn(e);
+    warn_of_unread_keys(e);
 }
 
 bool

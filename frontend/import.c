@@ -283,13 +283,15 @@ body_begin(const mc_str text)
 }
 
 static bool
-write_plain(importing *im, mc_str model_type, mc_buf *out)
+write_plain(importing *im, mc_str model_type, mc_str config, mc_buf *out)
 {
     mc_elab *e = im->e;
     mc_map names;
+    bool has_precision = false;
     mc_map_init(&names, e->arena);
     for (size_t i = 0; i < e->items.n; i++) {
         const mc_item *item = e->items.items[i];
+        has_precision |= item->kind == MC_ITEM_PRECISION;
         if (item->kind != MC_ITEM_PARAM) {
             edit_item(im, item);
             continue;
@@ -302,10 +304,12 @@ write_plain(importing *im, mc_str model_type, mc_buf *out)
     uint32_t from = body_begin(im->text);
     write_text(im, from, MC_STR(""), &body);
     mentioned(im, mc_buf_view(&body), &names);
-    mc_buf_printf(&whole, "moe 1\n# written by moec import from a config.json of model_type %.*s\n", MC_FMT(model_type));
+    mc_buf_printf(&whole, "moe 1\n# written by moec import from a config.json of model_type %.*s\n",
+                  MC_FMT(model_type));
     write_text(im, from, param_lines(im, &names), &whole);
+    bool ok = has_precision || mc_import_precision(config, &whole, e->diags);
     uint32_t file = mc_sources_add(e->sources, MC_STR("imported.moe"), mc_buf_view(&whole));
-    bool ok = mc_format(e->arena, e->sources, file, e->diags, out);
+    ok = ok && mc_format(e->arena, e->sources, file, e->diags, out);
     mc_buf_fini(&body);
     mc_buf_fini(&whole);
     return ok;
@@ -369,7 +373,7 @@ mc_import(mc_arena *arena, mc_sources *sources, const mc_import_options *options
     bool ok = mc_elab_run(&e, file);
     if (ok) {
         importing im = {.e = &e, .file = file, .text = text};
-        ok = write_plain(&im, type, out);
+        ok = write_plain(&im, type, options->config, out);
     }
     mc_module_destroy(e.module);
     return ok;

@@ -2,13 +2,14 @@
  * same place is made once. */
 #include "frontend/elab.h"
 
+/* Without a place, the same text is what makes it the same complaint. */
 static bool
-said_before(const mc_diags *d, mc_span span, mc_code code)
+said_before(const mc_diags *d, mc_span span, mc_code code, mc_str text)
 {
     for (size_t i = 0; i < d->list.n; i++) {
         const mc_diagnostic *said = &d->list.items[i];
         bool here = said->span.file == span.file && said->span.begin == span.begin && said->span.end == span.end;
-        if (here && said->code == code) return true;
+        if (here && said->code == code && (span.file || mc_str_eq(said->text, text))) return true;
     }
     return false;
 }
@@ -34,30 +35,28 @@ mc_elab_call_notes(mc_elab *e, mc_span span)
 mc_val
 mc_elab_error(mc_elab *e, mc_span span, mc_code code, const char *format, ...)
 {
-    mc_span inner = span;
-    span = mc_elab_user_span(e, span);
-    e->n_errors++;
-    e->note_ok = !e->fatal && !said_before(e->diags, span, code);
-    if (!e->note_ok) return mc_val_poison();
     va_list args;
     va_start(args, format);
     mc_str text = mc_strfv(e->arena, format, args);
     va_end(args);
-    mc_error(e->diags, span, code, "%.*s", MC_FMT(text));
-    mc_elab_call_notes(e, inner);
+    mc_span at = mc_elab_user_span(e, span);
+    e->n_errors++;
+    e->note_ok = !e->fatal && !said_before(e->diags, at, code, text);
+    if (!e->note_ok) return mc_val_poison();
+    mc_error(e->diags, at, code, "%.*s", MC_FMT(text));
+    mc_elab_call_notes(e, span);
     return mc_val_poison();
 }
 
 void
 mc_elab_warn(mc_elab *e, mc_span span, mc_code code, const char *format, ...)
 {
-    e->note_ok = !e->fatal && !said_before(e->diags, span, code);
-    if (!e->note_ok) return;
     va_list args;
     va_start(args, format);
     mc_str text = mc_strfv(e->arena, format, args);
     va_end(args);
-    mc_warning(e->diags, span, code, "%.*s", MC_FMT(text));
+    e->note_ok = !e->fatal && !said_before(e->diags, span, code, text);
+    if (e->note_ok) mc_warning(e->diags, span, code, "%.*s", MC_FMT(text));
 }
 
 void

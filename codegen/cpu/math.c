@@ -106,7 +106,7 @@ kb_tanh(mc_kb *kb, LLVMValueRef x)
     LLVMValueRef e = kb_exp(kb, kb_fadd(kb, size, size));
     LLVMValueRef far = kb_fsub(kb, one, kb_fdiv(kb, constant(x, 2.0), kb_fadd(kb, e, one)));
     LLVMValueRef is_near = kb_fcmp(kb, LLVMRealOLT, size, constant(x, 0.625));
-    return kb_select(kb, is_near, near, kb_copysign(kb, far, x));
+    return kb_copysign(kb, kb_select(kb, is_near, near, far), x); /* of -0 too */
 }
 
 /* Near zero x + x P(x^2); further out 1 - exp(Q(|x|)), and from 4 on the result is 1 to the last bit. */

@@ -126,6 +126,9 @@ reshape(const mc_op *op)
     mc_value *x = mc_operand(op, 0);
     if (x->type == op->results[0].type) return to_value(op, x);
     const mc_op *inner = mc_def_is(x, MC_OP_RESHAPE);
+    /* inference compares products of axes, and a product of all must exist for any two shapes to be comparable */
+    mc_dim all;
+    if (inner && !mc_dims_product(x->type->dims, x->type->rank, &all)) return nothing;
     return inner ? (rewrite){INPUT, mc_operand(inner, 0), 0} : nothing;
 }
 

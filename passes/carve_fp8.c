@@ -3,8 +3,8 @@
  *
  *   needs     stage tensor or dist, experts expanded; meta "precision.fp8" (passes/fp8_rules.h)
  *   keeps     the stage; activations stay f32, so only the rounding of the chosen weights changes
- *   refuses   (remark R0503 counts and says why) weights not named, excepted, read by anything but a matmul, with an
- * axis that is no multiple of 16 (FP8 hardware reads 16 at a time), or whose pair stays as it is
+ *   refuses   (remark R0503 counts and says why) weights not named, excepted, read by anything but a matmul, or whose
+ * pair stays as it is. Any size will do: the last block of an axis may be ragged, as in released checkpoints
  *
  * before:  %w = weight {path = "q.weight", role = "attention"} : bf16[512, 256]
  *          %y = linear %x, %w
@@ -24,7 +24,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 128, GRAIN = 16, MAX_DEPTH = 64, MAX_INSTANCES = 1 << 20, N_ROLES = 8 };
+enum { BLOCK = 128, MAX_DEPTH = 64, MAX_INSTANCES = 1 << 16, N_ROLES = 8 };
 
 typedef enum verdict {
     NOT_COUNTED, /* no matrix */
@@ -33,8 +33,6 @@ typedef enum verdict {
     UNNAMED,
     EXCEPTED,
     NO_MATMUL,
-    UNEVEN_OUT,
-    UNEVEN_IN,
     PAIRED,
     N_VERDICTS
 } verdict;
@@ -43,8 +41,6 @@ static const char *const reasons[N_VERDICTS] = {
     [UNNAMED] = "not named in 'on'",
     [EXCEPTED] = "in 'except'",
     [NO_MATMUL] = "read by other than a matmul",
-    [UNEVEN_OUT] = "with outputs no multiple of 16",
-    [UNEVEN_IN] = "with inputs no multiple of 16",
     [PAIRED] = "with a pair that stays",
 };
 
@@ -151,9 +147,7 @@ judge(carver *c, const mc_op *weight, mc_str path)
     case MC_FP8_EXCEPTED: return EXCEPTED;
     case MC_FP8_CHOSEN: break;
     }
-    if (mc_map_has(&c->other_readers, path)) return NO_MATMUL;
-    if (t->dims[t->rank - 2].mul % GRAIN) return UNEVEN_OUT;
-    return t->dims[t->rank - 1].mul % GRAIN ? UNEVEN_IN : TO_FP8;
+    return mc_map_has(&c->other_readers, path) ? NO_MATMUL : TO_FP8;
 }
 
 /* A pair is packed as one weight, so both halves go or both stay. */

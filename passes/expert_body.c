@@ -28,11 +28,21 @@ keeps_rows(const mc_op *op, int64_t axis)
     return x && (axis < 0 ? axis + x->type->rank : axis) != 0;
 }
 
-/* NULL, or why the op cannot treat each row by itself. */
-static const char *
-not_row_wise(const mc_op *op)
+/* Rows stay rows, or there were none: a reshape of constants and weights may do as it likes. */
+static bool
+reshape_keeps_rows(const mc_op *op)
 {
-    const char *mixes = "it does not treat each row by itself";
+    const mc_type *from = mc_operand(op, 0)->type, *to = op->results[0].type;
+    for (int i = 0; i < from->rank; i++)
+        if (!mc_dim_is_const(from->dims[i])) return to->rank > 0 && mc_dim_eq(from->dims[0], to->dims[0]);
+    return true;
+}
+
+/* Whether the op treats each row by itself, so that the rows of all experts can go through it together. */
+static bool
+is_row_wise(const mc_op *op)
+{
+    const mc_attr *perm;
     switch ((int)op->opcode) {
     case MC_OP_WEIGHT:
     case MC_OP_CONST:
@@ -40,28 +50,36 @@ not_row_wise(const mc_op *op)
     case MC_OP_CAST:
     case MC_OP_LINEAR:
     case MC_OP_GATED_LINEAR:
+    case MC_OP_ADD:
+    case MC_OP_SUB:
+    case MC_OP_MUL:
+    case MC_OP_DIV: return true;
+    /* along the last axis, which must not be that of the rows */
     case MC_OP_RMSNORM:
     case MC_OP_LAYERNORM:
     case MC_OP_L2NORM:
     case MC_OP_SOFTMAX:
-    case MC_OP_ADD:
-    case MC_OP_SUB:
-    case MC_OP_MUL:
-    case MC_OP_DIV:
-    case MC_OP_RESHAPE:
-    case MC_OP_SPLIT:
-    case MC_OP_ROUTE_RENORM: return NULL;
+    case MC_OP_ROUTE_RENORM:
+    case MC_OP_SPLIT: return keeps_rows(op, -1);
     case MC_OP_CONCAT:
     case MC_OP_SLICE:
     case MC_OP_EXPAND:
-    case MC_OP_TILE: return keeps_rows(op, mc_attr_int(op, "axis")) ? NULL : mixes;
-    case MC_OP_TRANSPOSE: return mc_attr_get(op, "perm")->as.ints.items[0] == 0 ? NULL : mixes;
-    case MC_OP_MOE:
-    case MC_OP_EXPERT_MAP:
-    case MC_OP_EXPERT_SUM: return "experts do not nest";
-    case MC_OP_CALL: return "a body is one straight list of ops";
+    case MC_OP_TILE: return keeps_rows(op, mc_attr_int(op, "axis"));
+    case MC_OP_RESHAPE: return reshape_keeps_rows(op);
+    case MC_OP_TRANSPOSE: perm = mc_attr_get(op, "perm"); return perm->as.ints.n == 0 || perm->as.ints.items[0] == 0;
     }
-    return mc_is_unary_elementwise(op->opcode) ? NULL : mixes;
+    return mc_is_unary_elementwise(op->opcode);
+}
+
+/* NULL, or why the op cannot stand in a body. */
+static const char *
+fault_of(const mc_op *op, int64_t experts)
+{
+    if (mc_op_has(op, MC_TRAIT_BODY)) return "experts do not nest";
+    if (op->opcode == MC_OP_CALL) return "a body is one straight list of ops";
+    if (!is_row_wise(op)) return "it does not treat each row by itself";
+    int64_t stacked = op->opcode == MC_OP_WEIGHT ? mc_attr_int(op, "experts") : 0;
+    return stacked && stacked != experts ? "it is for another number of experts" : NULL;
 }
 
 bool
@@ -73,9 +91,7 @@ mc_expert_body_check(const mc_op *site, const mc_func *func, int64_t experts, mc
                         MC_FMT(func->name));
     MC_FOR_OPS(op, func)
     {
-        const char *why = not_row_wise(op);
-        int64_t stacked = op->opcode == MC_OP_WEIGHT ? mc_attr_int(op, "experts") : 0;
-        if (stacked && stacked != experts) why = "its weight is for another number of experts";
+        const char *why = fault_of(op, experts);
         if (!why) continue;
         ok = refuse(diags, op, why);
         mc_note(diags, site->span, "the experts are used here");

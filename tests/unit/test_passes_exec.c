@@ -214,13 +214,15 @@ find_fp8(weights *ws, const mc_func *f, mc_str scope)
             if (scope.len) inner = mc_strf(arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(inner));
             find_fp8(ws, mc_attr_func(op, "callee"), inner);
         }
+        if (mc_op_has(op, MC_TRAIT_BODY)) find_fp8(ws, mc_attr_func(op, "body"), scope);
         if (op->opcode != MC_OP_WEIGHT || op->results[0].type->dtype != MOEC_F8E4M3) continue;
         const mc_type *t = op->results[0].type;
         mc_ref_weight_request r = {
             .path = mc_attr_str(op, "path"), .role = mc_attr_str(op, "role"), .dtype = MOEC_BF16};
         if (scope.len) r.path = mc_strf(arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(r.path));
-        r.rank = t->rank;
-        for (int i = 0; i < t->rank; i++) r.dims[i] = t->dims[i].mul;
+        int64_t experts = mc_attr_int(op, "experts");
+        if (experts) r.dims[r.rank++] = experts;
+        for (int i = 0; i < t->rank; i++) r.dims[r.rank++] = t->dims[i].mul;
         mc_ref_tensor w, *scales = MC_NEW(arena, mc_ref_tensor);
         ck_assert(mc_ref_synthetic_weight(&ws->synthetic, &r, &w));
         make_scales(ws, &w, scales);
@@ -228,15 +230,17 @@ find_fp8(weights *ws, const mc_func *f, mc_str scope)
     }
 }
 
-/* Symbols by name: B 2, S 3, C 3, any other 5. */
+static int64_t
+symbol_value(mc_str name)
+{
+    return mc_str_is(name, "B") ? 2 : mc_str_is(name, "S") || mc_str_is(name, "C") ? 3 : 5;
+}
+
 static int64_t
 size_of(const mc_module *m, mc_dim d)
 {
     int64_t values[MC_MAX_SYMS];
-    for (int i = 0; i < m->n_syms; i++) {
-        mc_str name = m->syms[i].name;
-        values[i] = mc_str_is(name, "B") ? 2 : mc_str_is(name, "S") || mc_str_is(name, "C") ? 3 : 5;
-    }
+    for (int i = 0; i < m->n_syms; i++) values[i] = symbol_value(m->syms[i].name);
     return mc_dim_eval(d, values);
 }
 
@@ -269,6 +273,8 @@ run_random(mc_module *m, weights *ws, mc_arena *arena, mc_diags *diags, mc_ref_t
     mc_ref_options how = {.precision = MC_REF_F32, .weight = give_weight, .weight_user = ws};
     mc_ref *ref = mc_ref_create(m, &how, diags);
     must_be_clean(diags, "interpreter");
+    for (int i = 0; i < m->n_syms; i++)
+        if (!mc_str_is(m->syms[i].name, "C")) mc_ref_set_symbol(ref, m->syms[i].name, symbol_value(m->syms[i].name));
     mc_ref_tensor inputs[MAX_OUTPUTS];
     random_inputs(m, arena, inputs);
     const mc_func *model = mc_module_model(m);

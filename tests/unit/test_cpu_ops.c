@@ -49,7 +49,7 @@ open_case(bench_case *b, const char *path, const char *pipeline)
     mc_str text = b->c->module->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : mc_str_of(pipeline);
     if (!mc_run_pipeline(b->c->module, text, &options, &b->diags)) walk_fail(&b->diags);
     walk_open(&b->w, b->c->module, (walk_source){mc_exec_weight, b->c}, &b->diags);
-    b->w.cache_cap = 40;
+    b->w.cache_cap = 200;
     for (int i = 0; i < MC_MAX_SYMS; i++) b->w.syms[i] = -1;
     for (size_t i = 0; i < b->c->sets.n; i++) {
         int sym = mc_symbol_get(b->c->module, b->c->sets.items[i].name);

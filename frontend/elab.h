@@ -1,10 +1,10 @@
 /* elab: the state of one elaboration, and what its files give each other.
  *
  *   items    declarations of the file, params, overrides      scope    variables; frames: functions being built
- *   eval     expressions        arith    numbers and dims      tensors  arithmetic on tensors, indexing
+ *   eval     expressions        arith    numbers and dims      tensor_values  arithmetic on tensors, indexing
  *   call     arguments          block    inlining              stmt     statements      repeat, kinds
  *   registry weights            shapes   types and dims        builtins the ops (ops_*.c)
- *   stages   routes             moe, shared                    settings precision, place, train    rules_text
+ *   route_stages, stage_*       moe, experts, shared           settings precision, place, train    rules_text
  */
 #ifndef MC_FRONTEND_ELAB_H
 #define MC_FRONTEND_ELAB_H
@@ -208,7 +208,7 @@ mc_str mc_elab_path(mc_elab *e, size_t from, mc_str label, mc_str leaf);
 bool mc_label_push(mc_elab *e, mc_str label); /* false for "_", which adds none */
 void mc_label_pop(mc_elab *e, bool pushed);
 
-/* ---- eval.c, arith.c, tensors.c ---- */
+/* ---- eval.c, arith.c, tensor_values.c, config.c ---- */
 mc_val mc_eval(mc_elab *e, const mc_expr *x);
 bool mc_eval_int(mc_elab *e, const mc_expr *x, const char *what, int64_t lo, int64_t hi, int64_t *out);
 bool mc_eval_condition(mc_elab *e, const mc_expr *x, bool *out);
@@ -316,7 +316,7 @@ extern const mc_builtin mc_builtins[];
 extern const size_t mc_n_builtins;
 const mc_builtin *mc_builtin_find(mc_str name);
 
-/* ---- stages.c, moe.c, shared.c, experts.c ---- */
+/* ---- route_stages.c, moe.c, shared.c, experts.c ---- */
 typedef struct mc_route_state {
     mc_span span;          /* of the route */
     mc_value *input;       /* [..., d] */

@@ -1,5 +1,5 @@
 /* Stages that limit and choose experts. */
-#include "frontend/stages.h"
+#include "frontend/route_stages.h"
 
 static bool
 choose(mc_elab *e, mc_route_state *r, mc_call *c, const char *name)

@@ -1,5 +1,5 @@
 /* Stages that make and transform scores. */
-#include "frontend/stages.h"
+#include "frontend/route_stages.h"
 
 static bool
 unary(mc_elab *e, mc_route_state *r, mc_call *c, mc_opcode opcode)

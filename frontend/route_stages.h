@@ -1,6 +1,6 @@
-/* stages: the handlers of stages.def. Scores are transformed in stage_score.c, experts chosen in stage_choose.c. */
-#ifndef MC_FRONTEND_STAGES_H
-#define MC_FRONTEND_STAGES_H
+/* route_stages: the handlers of stages.def. Scores are transformed in stage_score.c, experts chosen in stage_choose.c. */
+#ifndef MC_FRONTEND_ROUTE_STAGES_H
+#define MC_FRONTEND_ROUTE_STAGES_H
 
 #include "frontend/elab.h"
 

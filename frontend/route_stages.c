@@ -1,6 +1,6 @@
 /* Routes: the stages in the order of the text. Each candidate has a value (it becomes the weight) and a key (it decides
  * the choice); they are one tensor until a stage sets the key apart. */
-#include "frontend/stages.h"
+#include "frontend/route_stages.h"
 
 typedef struct stage_def {
     const char *name, *params;

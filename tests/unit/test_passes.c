@@ -130,8 +130,7 @@ static const char *const bad_pipelines[] = {
     "lower-to-plan{nr=99999999999999999999}",
     "lower-to-plan{nr=16 nr=16}",
     "lower-to-plan{nr=16",
-    "repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat("
-    "repeat(repeat(cse))))))))))))))))))",
+    "repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(repeat(cse)))))))))",
 };
 
 START_TEST(test_pipeline_refused)

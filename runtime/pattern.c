@@ -1,5 +1,6 @@
 /* pattern: matching a path against a pattern of rules.h, and writing a source's name from what was captured.
- * Backtracking over at most MC_MAX_CAPTURES wildcards; the longest text is tried first. */
+ * Backtracking over at most MC_MAX_CAPTURES wildcards; the longest text is tried first. A pattern such as **a**a**a**
+ * could backtrack for years, so each match may take so many steps and no more; real ones take a few hundred. */
 #include "runtime/rules.h"
 
 #include <stdio.h>
@@ -38,21 +39,24 @@ captured(const mc_captures *c, mc_str name)
     return NULL;
 }
 
+enum { MAX_STEPS = 1000000 };
+
 static bool
-match(mc_str pattern, mc_str path, mc_captures *c)
+match(mc_str pattern, mc_str path, mc_captures *c, int *steps)
 {
     size_t len;
     mc_str name;
+    if (++*steps > MAX_STEPS) return false;
     token_kind kind = token(pattern, &len, &name);
     if (kind == TOKEN_END) return path.len == 0;
     mc_str rest = mc_str_slice(pattern, len, pattern.len);
     if (kind == TOKEN_LITERAL)
-        return path.len && path.data[0] == pattern.data[0] && match(rest, mc_str_slice(path, 1, path.len), c);
+        return path.len && path.data[0] == pattern.data[0] && match(rest, mc_str_slice(path, 1, path.len), c, steps);
     const mc_str *before = name.len ? captured(c, name) : NULL;
     if (before) {
         mc_str text = *before;
         return path.len >= text.len && mc_str_eq(mc_str_slice(path, 0, text.len), text) &&
-               match(rest, mc_str_slice(path, text.len, path.len), c);
+               match(rest, mc_str_slice(path, text.len, path.len), c, steps);
     }
     if (c->n == MC_MAX_CAPTURES) return false;
     size_t longest = path.len;
@@ -61,7 +65,7 @@ match(mc_str pattern, mc_str path, mc_captures *c)
     int slot = c->n++;
     for (size_t n = longest; n >= 1; n--) {
         c->items[slot] = (mc_capture){name, mc_str_slice(path, 0, n)};
-        if (match(rest, mc_str_slice(path, n, path.len), c)) return true;
+        if (match(rest, mc_str_slice(path, n, path.len), c, steps)) return true;
         c->n = slot + 1;
     }
     c->n = slot;
@@ -71,8 +75,9 @@ match(mc_str pattern, mc_str path, mc_captures *c)
 bool
 mc_pattern_match(mc_str pattern, mc_str path, mc_captures *out)
 {
+    int steps = 0;
     out->n = 0;
-    return match(pattern, path, out);
+    return match(pattern, path, out, &steps);
 }
 
 bool

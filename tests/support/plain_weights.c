@@ -40,7 +40,7 @@ fill_table(mc_plain_weights *w)
                                      .dtype = (uint32_t)info->type->dtype,
                                      .layout = MOEC_ABI_ROWS,
                                      .rank = info->type->rank};
-        for (int d = 0; d < info->type->rank; d++) table[i].dims[d] = info->type->dims[d].add;
+        for (int d = 0; d < info->type->rank; d++) table[i].dims[d] = info->type->dims[d].mul;
         mc_map_set(&w->index, info->path, (void *)(i + 1));
     }
     w->abi.weights = table;

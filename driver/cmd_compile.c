@@ -1,4 +1,5 @@
 /* moec compile: a text to an executable, a library, or any stage on the way there. */
+#define _POSIX_C_SOURCE 200809L
 #include "driver/backend.h"
 #include "driver/command.h"
 #include "driver/link.h"
@@ -6,6 +7,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef enum emit_kind { EMIT_EXE, EMIT_LIB, EMIT_IR, EMIT_PLAN, EMIT_LL, EMIT_ASM, EMIT_OBJ, EMIT_HEADER, N_EMIT } emit_kind;
 static const char *const emit_names[N_EMIT] = {"exe", "lib", "ir", "plan", "ll", "asm", "obj", "header"};
@@ -95,19 +97,66 @@ write_artefact(const char *path, moec_artefact kind, mc_str object, mc_str name)
     return MC_EXIT_OK;
 }
 
+static void
+show_packing(void *context, uint64_t done, uint64_t total)
+{
+    int *last = context, percent = total ? (int)(done * 100 / total) : 100;
+    if (percent == *last) return;
+    *last = percent;
+    fprintf(stderr, "\rpacking weights %d%%%s", percent, percent == 100 ? "\n" : "");
+}
+
+/* Packs a checkpoint beside the executable, where it looks by itself. The tables are read by loading the code here, so
+ * the target must be this processor. */
+static int
+pack_weights(const char *checkpoint, const char *map, const char *executable, mc_str object, const char *name)
+{
+    mc_loaded *loaded = NULL;
+    const moec_abi_model *abi;
+    mc_fault fault = {0};
+    moec_status status = mc_backend_load(object.data, object.len, name, &loaded, &abi, &fault);
+    if (status != MOEC_OK) return mc_command_failed(status, fault.text);
+    moec_model *model = NULL;
+    moec_weights *weights = NULL;
+    moec_error error = {0};
+    mc_buf path = {0};
+    int percent = -1;
+    mc_buf_printf(&path, "%s.weights", executable);
+    moec_weights_options options = {.packed_path = path.data, .map = map};
+    if (isatty(STDERR_FILENO)) {
+        options.progress = show_packing;
+        options.progress_context = &percent;
+    }
+    status = moec_model_from_abi(abi, &model, &error);
+    if (status == MOEC_OK) status = moec_weights_open(model, checkpoint, &options, &weights, &error);
+    int code = MC_EXIT_OK;
+    if (status == MOEC_OK)
+        printf("wrote %s (%.1f MB)\n", path.data, (double)moec_weights_bytes(weights) / 1e6);
+    else
+        code = mc_command_failed(status, error.text);
+    moec_weights_close(weights);
+    moec_model_destroy(model);
+    mc_backend_unload(loaded);
+    mc_buf_fini(&path);
+    return code;
+}
+
 static int
 write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input)
 {
     mc_backend_target target;
     mc_buf object = {0};
     mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
-    const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT);
+    const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT), *checkpoint = mc_cli_value(cli, MC_OPTION_WEIGHTS);
     bool good = kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
     mc_unit_deliver(u);
     int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(u));
     mc_str view = mc_buf_view(&object);
     switch (good ? kind : N_EMIT) {
-    case EMIT_EXE: code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, view, name); break;
+    case EMIT_EXE:
+        code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, view, name);
+        if (!code && checkpoint) code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, view, name.data);
+        break;
     case EMIT_OBJ: code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, view, name); break;
     case EMIT_LIB:
         code = write_artefact(mc_strf(u->arena, "%s.so", stem.data).data, MOEC_SHARED_LIBRARY, view, name);

@@ -58,9 +58,9 @@ emit_panel(const tile *t, int p, LLVMValueRef b, LLVMValueRef *x, LLVMValueRef *
     }
 }
 
-/* Steps k .. k + n - 1. */
+/* Steps k .. k + n - 1; ahead: with prefetches. */
 static void
-emit_steps(const tile *t, LLVMValueRef k, int n, LLVMValueRef *acc)
+emit_steps(const tile *t, LLVMValueRef k, int n, bool ahead, LLVMValueRef *acc)
 {
     mc_kb *kb = t->kb;
     LLVMValueRef base[MC_GEMM_STREAMS_1], a[MAX_ROWS], x[MAX_ROWS];
@@ -70,7 +70,7 @@ emit_steps(const tile *t, LLVMValueRef k, int n, LLVMValueRef *acc)
         for (int i = 0; i < t->rows; i++) x[i] = kb_gepi(kb, a[i], 4 * u);
         for (int p = 0; p < t->panels; p++) {
             LLVMValueRef b = kb_gepi(kb, base[p], u * t->step_bytes);
-            if (n > 1 && u * t->step_bytes % 64 == 0) kb_prefetch(kb, kb_gep(kb, b, t->ahead));
+            if (ahead && u * t->step_bytes % 64 == 0) kb_prefetch(kb, kb_gep(kb, b, t->ahead));
             emit_panel(t, p, b, x, acc);
         }
     }
@@ -95,12 +95,15 @@ emit_tile(tile *t)
     LLVMValueRef whole = kb_and(kb, kb_sub(kb, end, begin), kb_i64(kb, -(int64_t)unroll));
     LLVMValueRef middle = kb_add(kb, begin, whole);
     kb_loop main_loop = kb_loop_begin(kb, begin, middle, kb_i64(kb, unroll), n_acc, zero);
-    emit_steps(t, main_loop.i, unroll, main_loop.v);
+    emit_steps(t, main_loop.i, unroll, true, main_loop.v);
     kb_loop_end(kb, &main_loop);
-    kb_loop rest = kb_loop_begin(kb, middle, end, kb_i64(kb, 1), n_acc, main_loop.v);
-    emit_steps(t, rest.i, 1, rest.v);
-    kb_loop_end(kb, &rest);
-    for (int i = 0; i < n_acc; i++) kb_store(kb, rest.v[i], kb_gepi(kb, out, (int64_t)i * kb->vl * 4), 16);
+    if (unroll > 1) {
+        kb_loop rest = kb_loop_begin(kb, middle, end, kb_i64(kb, 1), n_acc, main_loop.v);
+        emit_steps(t, rest.i, 1, false, rest.v);
+        kb_loop_end(kb, &rest);
+        for (int i = 0; i < n_acc; i++) main_loop.v[i] = rest.v[i];
+    }
+    for (int i = 0; i < n_acc; i++) kb_store(kb, main_loop.v[i], kb_gepi(kb, out, (int64_t)i * kb->vl * 4), 16);
 }
 
 LLVMValueRef

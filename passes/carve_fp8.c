@@ -1,10 +1,9 @@
-/* carve-fp8: the weights that the precision block names are stored in FP8 with block scales; all others stay as they
- * are.
+/* carve-fp8: the weights that the precision block names are stored in FP8 with block scales; others stay.
  *
  *   needs     stage tensor or dist, experts expanded; meta "precision.fp8" (passes/fp8_rules.h)
  *   keeps     the stage; activations stay f32, so only the rounding of the chosen weights changes
- *   refuses   (remark R0503 counts and says why) weights not named, excepted, read by anything but a matmul, or whose
- * pair stays as it is. Any size will do: the last block of an axis may be ragged, as in released checkpoints
+ *   refuses   (remark R0503 counts and says why) weights not named, excepted, read by anything but a matmul, or with
+ *             a pair that stays; any size will do: the last block of an axis may be ragged, as in released checkpoints
  *
  * before:  %w = weight {path = "q.weight", role = "attention"} : bf16[512, 256]
  *          %y = linear %x, %w

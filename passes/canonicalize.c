@@ -2,8 +2,7 @@
  *
  *   needs     nothing
  *   keeps     the stage; every bit of every result, but for the sign of a zero (x + 0 becomes x)
- *   refuses   to fold anything that f32 arithmetic does not round exactly (exp, silu, ...): a kernel's polynomial may
- * differ
+ *   refuses   to fold what f32 arithmetic does not round exactly (exp, silu, ...): a kernel's polynomial may differ
  *
  * before:  %y = mul %one, %x          after:  … %y replaced by %x
  *          %b = reshape %a                    %b = reshape (the operand of %a)

@@ -7,8 +7,7 @@
  * before:  %a = silu %x : f32[T, 8]          after:  %a = silu %x : f32[T, 8]
  *          %b = silu %x : f32[T, 8]                  … %b replaced by %a
  *
- * An op's key is its opcode, operands, attributes and types as bytes; the first op with a key stands for all later
- * ones.
+ * An op's key is its opcode, operands, attributes and types as bytes; the first op with a key stands for all others.
  */
 #include "ir/edit.h"
 #include "passes/match.h"

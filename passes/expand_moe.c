@@ -1,9 +1,9 @@
 /* expand-moe: moe, expert_map and expert_sum become routing, dispatch, permute, grouped matmuls and unpermute.
  *
  *   needs     stage tensor
- *   keeps     stage tensor; every bit (each output element is the same chain, combined in ascending expert order); an
- * id that names no expert, an error to the op, gets no row refuses   experts whose ops mix rows, hold state or read a
- * per-expert weight other than through linear (E0505)
+ *   keeps     stage tensor; every bit (each output element is the same chain, combined in ascending expert order);
+ *             an id that names no expert, an error to the op, gets no row
+ *   refuses   experts whose ops mix rows, hold state or read a weight per expert other than through linear (E0505)
  *
  * before:  %y = moe %x {route = @r, body = @e, experts = 8}
  *

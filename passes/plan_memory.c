@@ -8,7 +8,7 @@
  *
  * after:   %h = rmsnorm %x, %w {eps = 1e-05} : f32[B, S, 64] at slot 0
  *
- *   formals ARG, packed WEIGHT, const CONST, reshape VIEW of its operand, returned values RESULT (through a copy when
+ * Formals are ARG, packed WEIGHT, const CONST, reshape VIEW of its operand, returned values RESULT (through a copy when
  * the value is no op's own result, or is returned twice), histories read only as keys and values STATE, all others
  * SLOT.
  *

@@ -416,7 +416,7 @@ spills_in_loops(const char *text, const char *function)
         const char *newline = strchr(at, '\n');
         char line[256] = {0};
         memcpy(line, at, (size_t)(newline - at) < sizeof line ? (size_t)(newline - at) : sizeof line - 1);
-        if (strstr(line, "LBB") && strchr(line, ':')) depth = strstr(line, "Depth=1") || strstr(line, "This ") != NULL;
+        if ((strstr(line, "LBB") && strchr(line, ':')) || strstr(line, "%bb.")) depth = 0;
         if (strstr(line, "Depth=")) depth = 1;
         if (depth && (strstr(line, "Spill") || strstr(line, "Reload"))) n++;
     }

@@ -1,0 +1,24 @@
+# bash completion for moec; made by `moec docs completion`: do not edit.
+_moec() {
+    local word=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]} words=
+    if [ "$COMP_CWORD" = 1 ]; then
+        words="check compile run import show fmt opt bench explain cache docs --help --version"
+    elif [[ $word == -* ]]; then
+        case $command in
+        check) words="--define --set --model --config --diagnostics --color --help --version" ;;
+        compile) words="--output --define --set --model --config --map --emit --target --weights --passes --skip --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --cache --diagnostics --color --help --version" ;;
+        run) words="--define --set --model --config --map --target --passes --remarks --cache --diagnostics --color --help --version" ;;
+        import) words="--output --define --diagnostics --color --help --version" ;;
+        show) words="--define --set --model --config --diagnostics --color --help --version" ;;
+        fmt) words="--write --verify --diagnostics --color --help --version" ;;
+        opt) words="--output --define --set --model --config --map --passes --skip --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --diagnostics --color --help --version" ;;
+        bench) words="--define --set --model --config --target --passes --remarks --threads --cache --diagnostics --color --help --version" ;;
+        explain) words="--color --help --version" ;;
+        cache) words="--cache --color --help --version" ;;
+        docs) words="--color --help --version" ;;
+        esac
+    fi
+    COMPREPLY=($(compgen -W "$words" -- "$word"))
+    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "$word"))
+}
+complete -o filenames -F _moec moec

@@ -51,11 +51,11 @@ bind_values(mc_elab *e, const mc_block *block, mc_call *c)
 }
 
 static mc_value *
-result_tensor(mc_elab *e, const mc_formal *f, mc_val v, const mc_item *item)
+result_tensor(mc_elab *e, const mc_formal *f, mc_val v, mc_span at, const mc_item *item)
 {
     moec_dtype dtype;
-    mc_value *t = mc_tensor_of(e, v, v.span, "what is returned");
-    if (!t || !mc_shape_check_result(e, f, t, v.span, item)) return NULL;
+    mc_value *t = mc_tensor_of(e, v, at, "what is returned");
+    if (!t || !mc_shape_check_result(e, f, mc_val_tensor(t, v.span), at, item)) return NULL;
     if (!mc_shape_dtype(e, f->type.dtype, MOEC_DTYPE_NONE, &dtype)) return NULL;
     return dtype && mc_type_is_float(t->type) ? round_to(e, t, dtype) : t;
 }
@@ -64,6 +64,7 @@ static mc_val
 block_results(mc_elab *e, const mc_item *item, mc_span span)
 {
     mc_val_list got = e->results;
+    const mc_span *spans = e->result_spans;
     size_t n = 0;
     for (const mc_formal *f = item->results; f; f = f->next) n++;
     if (n != got.n)
@@ -72,7 +73,7 @@ block_results(mc_elab *e, const mc_item *item, mc_span span)
     mc_val *out = MC_NEW_N(e->arena, mc_val, n + 1);
     size_t i = 0;
     for (const mc_formal *f = item->results; f; f = f->next, i++) {
-        mc_value *t = result_tensor(e, f, got.items[i], item);
+        mc_value *t = result_tensor(e, f, got.items[i], spans[i], item);
         if (!t) return mc_val_poison();
         out[i] = mc_val_tensor(t, span);
     }

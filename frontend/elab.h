@@ -135,7 +135,8 @@ struct mc_elab {
     bool fatal;   /* a limit was hit: unwind without further reports */
     bool note_ok; /* the newest diagnostic was kept, so notes may follow */
     int n_errors;
-    mc_val_list results; /* of the `return` just run */
+    mc_val_list results; /* of the `return` just run, and where each stands in it */
+    mc_span *result_spans;
 
     /* for import: what each condition came to (MC_SEEN_ bits), and the value of each config(...), by tree node */
     mc_map *seen, *config_values;
@@ -237,7 +238,7 @@ int mc_shape_dims(mc_elab *e, const mc_type_expr *t, mc_dim *dims);
 bool mc_shape_dtype(mc_elab *e, mc_word word, moec_dtype none, moec_dtype *out);
 /* Does the tensor fit the declared type? Binds names not seen before in the innermost scope. */
 bool mc_shape_bind(mc_elab *e, const mc_formal *f, mc_val v, mc_span use, mc_str callee);
-bool mc_shape_check_result(mc_elab *e, const mc_formal *f, mc_value *v, mc_span at, const mc_item *item);
+bool mc_shape_check_result(mc_elab *e, const mc_formal *f, mc_val v, mc_span at, const mc_item *item);
 bool mc_shape_broadcast(const mc_type *a, const mc_type *b);
 
 /* ---- call.c, block.c ---- */

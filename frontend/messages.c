@@ -27,7 +27,8 @@ mc_elab_call_notes(mc_elab *e, mc_span span)
     if (span.file && span.file == e->prelude_file) mc_elab_note(e, span, "inside the prelude");
     for (size_t i = e->stack.n; i > 0 && i + SHOWN > e->stack.n; i--) {
         const mc_active *a = &e->stack.items[i - 1];
-        if (a->call.file == e->prelude_file || (i == e->stack.n && span.file == e->prelude_file)) continue;
+        bool shown = a->call.file == span.file && a->call.begin <= span.begin && span.end <= a->call.end;
+        if (shown || a->call.file == e->prelude_file || (i == e->stack.n && span.file == e->prelude_file)) continue;
         mc_elab_note(e, a->call, "in '%.*s', called here", MC_FMT(a->block->item->name.text));
     }
 }

@@ -1,6 +1,7 @@
 /* Types and dims: from the text, and against each other. A name in a block's formal that was not seen before is bound
  * by the call; one that was is checked. */
 #include "frontend/elab.h"
+#include "frontend/walk.h"
 
 #include <string.h>
 
@@ -165,29 +166,38 @@ mc_shape_bind(mc_elab *e, const mc_formal *f, mc_val v, mc_span use, mc_str call
     return true;
 }
 
+/* Where the names of the declared dims got their values. */
+static void
+note_dim(void *context, const mc_expr *x)
+{
+    mc_elab *e = context;
+    const mc_binding *b = x->kind == MC_EXPR_NAME ? mc_scope_find(e, x->as.text) : NULL;
+    if (b && (b->value.kind == MC_VAL_INT || b->value.kind == MC_VAL_DIM))
+        mc_elab_note(e, b->value.span, "%.*s = %.*s from here", MC_FMT(b->name),
+                     MC_FMT(mc_val_str(e->module, b->value, e->arena)));
+}
+
 static bool
-wrong_result(mc_elab *e, const mc_formal *f, mc_value *t, mc_span at, const mc_item *item)
+wrong_result(mc_elab *e, const mc_formal *f, mc_val v, mc_span at, const mc_item *item)
 {
     mc_elab_error(e, at, MC_E0310, "%.*s returns %.*s, but declares %.*s", MC_FMT(item->name.text),
-                  MC_FMT(mc_shape_text(e, t->type)), MC_FMT(mc_elab_quote(e, f->type.span)));
-    for (const mc_arg *a = f->type.dims; a; a = a->next) {
-        const mc_binding *b = a->value->kind == MC_EXPR_NAME ? mc_scope_find(e, a->value->as.text) : NULL;
-        if (b && (b->value.kind == MC_VAL_INT || b->value.kind == MC_VAL_DIM))
-            mc_elab_note(e, b->value.span, "%.*s = %.*s from here", MC_FMT(b->name),
-                         MC_FMT(mc_val_str(e->module, b->value, e->arena)));
-    }
+                  MC_FMT(mc_shape_text(e, v.as.tensor->type)), MC_FMT(mc_elab_quote(e, f->type.span)));
+    if (v.span.file && (v.span.begin < at.begin || v.span.end > at.end))
+        mc_elab_note(e, v.span, "it got its shape here");
     mc_elab_note(e, f->type.span, "declared here");
+    mc_walk_args(f->type.dims, note_dim, e);
     return false;
 }
 
 bool
-mc_shape_check_result(mc_elab *e, const mc_formal *f, mc_value *t, mc_span at, const mc_item *item)
+mc_shape_check_result(mc_elab *e, const mc_formal *f, mc_val v, mc_span at, const mc_item *item)
 {
+    const mc_type *t = v.as.tensor->type;
     int before, after;
     bool dots;
     count_dims(f, &before, &after, &dots);
-    int rank = t->type->rank, axis = 0;
-    if (dots ? rank < before + after : rank != before) return wrong_result(e, f, t, at, item);
+    int rank = t->rank, axis = 0;
+    if (dots ? rank < before + after : rank != before) return wrong_result(e, f, v, at, item);
     for (const mc_arg *a = f->type.dims; a; a = a->next) {
         mc_dim want;
         if (a->value->kind == MC_EXPR_ELLIPSIS) {
@@ -195,7 +205,7 @@ mc_shape_check_result(mc_elab *e, const mc_formal *f, mc_value *t, mc_span at, c
             continue;
         }
         if (!mc_shape_dim(e, mc_eval(e, a->value), a->value->span, &want)) return false;
-        if (!mc_dim_eq(want, t->type->dims[axis++])) return wrong_result(e, f, t, at, item);
+        if (!mc_dim_eq(want, t->dims[axis++])) return wrong_result(e, f, v, at, item);
     }
     return true;
 }

@@ -91,17 +91,21 @@ static mc_run
 run_return(mc_elab *e, const mc_stmt *s)
 {
     MC_VEC(mc_val) values = {0};
+    MC_VEC(mc_span) spans = {0};
     bool ok = true;
     for (const mc_arg *a = s->values; a; a = a->next) {
         mc_val v = mc_eval(e, a->value);
         ok = ok && v.kind != MC_VAL_POISON;
-        if (v.kind != MC_VAL_TUPLE) v.span = a->value->span;
         mc_vec_push(e->arena, &values, v);
+        mc_vec_push(e->arena, &spans, a->value->span);
     }
     if (!ok) return MC_RUN_FAILED;
     if (values.n == 1 && values.items[0].kind == MC_VAL_TUPLE) {
         e->results = values.items[0].as.list;
+        e->result_spans = MC_NEW_N(e->arena, mc_span, e->results.n);
+        for (size_t i = 0; i < e->results.n; i++) e->result_spans[i] = spans.items[0];
     } else {
+        e->result_spans = spans.items;
         e->results = (mc_val_list){values.items, values.n, values.n};
     }
     return MC_RUN_RETURNED;

@@ -195,7 +195,7 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
         }
         bool is_file = argv[i][0] != '-' || argv[i][1] == 0;
         if (is_file) cli->files[cli->n_files++] = argv[i];
-        if (is_file && cli->command == MC_COMMAND_RUN) { /* what follows the model is for the model */
+        if (is_file && (cli->command == MC_COMMAND_RUN || cli->command == MC_COMMAND_BENCH)) { /* what follows the model is for the model */
             cli->rest = argv + i + 1;
             cli->n_rest = argc - i - 1;
             break;

@@ -40,9 +40,23 @@ print_attr(const mc_attr_info *a, mc_buf *out)
 }
 
 static void
+print_stages(unsigned stages, mc_buf *out)
+{
+    static const char *const names[] = {"tensor", "dist", "plan"};
+    const char *before = "\n- stages: ";
+    for (int i = 0; i < 3; i++) {
+        if (!(stages & 1u << i)) continue;
+        mc_buf_printf(out, "%s%s", before, names[i]);
+        before = ", ";
+    }
+}
+
+static void
 page_ops(mc_buf *out)
 {
-    mc_buf_puts(out, "# Operations\n\n`x?` may be absent, `x...` is any number. Stages: T tensor, D dist, P plan.\n");
+    mc_buf_puts(out, "# Operations\n\nThe operations of the IR, in the order of `ir/ops.def`. IR.md explains the text form, LANGUAGE.md the language\n"
+                     "above it. An operand or result is written with its class: float, integer or any tensor, or a weight in any storage\n"
+                     "format; `x?` may be absent, `x...` is any number. An attribute with a default may be left out.\n");
     for (int i = 0; i < MC_N_OPCODES; i++) {
         const mc_op_info *op = &mc_op_infos[i];
         mc_buf_printf(out, "\n## %s\n\n%s\n\n- operands: ", op->text, op->doc);
@@ -55,9 +69,8 @@ page_ops(mc_buf *out)
             print_attr(&op->attrs[k], out);
         }
         if (!op->n_attrs) mc_buf_puts(out, "none");
-        mc_buf_printf(out, "\n- stages: %s%s%s", op->stages & MC_IN_TENSOR ? "T" : "", op->stages & MC_IN_DIST ? "D" : "",
-                      op->stages & MC_IN_PLAN ? "P" : "");
-        if (op->traits & MC_TRAIT_STATE) mc_buf_puts(out, "; keeps state across steps");
+        print_stages(op->stages, out);
+        if (op->traits & MC_TRAIT_STATE) mc_buf_puts(out, "\n- keeps state across steps: never merged, removed or reordered");
         mc_buf_putc(out, '\n');
     }
 }
@@ -65,18 +78,21 @@ page_ops(mc_buf *out)
 static void
 page_passes(mc_buf *out)
 {
-    mc_buf_puts(out, "# Passes\n\nPipelines (`--passes=@NAME`):\n\n");
+    mc_buf_puts(out, "# Passes\n\nFrom `passes/passes.def`. `--passes` takes a list with commas between: names, `name{option=value}`,\n"
+                     "`repeat(LIST)` (until nothing changes, at most 8 rounds) and `@NAME` for a named list:\n\n");
     for (int i = 0; i < mc_n_named_pipelines; i++)
         mc_buf_printf(out, "- `%s`: `%s`\n", mc_named_pipelines[i].name, mc_named_pipelines[i].text);
     for (int i = 0; i < mc_n_passes; i++) {
         const mc_pass_info *p = &mc_passes[i];
         mc_buf_printf(out, "\n## %s\n\n%s%s\n", p->name, p->doc, p->required ? " Required: it cannot be skipped." : "");
+        print_stages(p->stages, out);
+        mc_buf_puts(out, p->to_plan ? "; leaves stage plan\n" : "\n");
         for (int k = 0; k < p->n_options; k++)
-            mc_buf_printf(out, "\n- option `%s` = %lld (%lld to %lld): %s\n", p->options[k].name, (long long)p->options[k].value,
+            mc_buf_printf(out, "- option `%s` = %lld (%lld to %lld): %s\n", p->options[k].name, (long long)p->options[k].value,
                           (long long)p->options[k].least, (long long)p->options[k].greatest, p->options[k].doc);
         for (int k = 0; k < mc_n_pass_orders; k++)
             if (strcmp(mc_pass_orders[k].first, p->name) == 0)
-                mc_buf_printf(out, "\n- before `%s`: %s\n", mc_pass_orders[k].then, mc_pass_orders[k].why);
+                mc_buf_printf(out, "- before `%s`: %s\n", mc_pass_orders[k].then, mc_pass_orders[k].why);
     }
 }
 
@@ -84,7 +100,8 @@ static void
 page_errors(mc_buf *out)
 {
     static const char *const severities[] = {"error", "warning", "remark"};
-    mc_buf_puts(out, "# Diagnostic codes\n\n`moec explain CODE` prints the page of a code.\n\n| code | kind | name | meaning |\n|---|---|---|---|\n");
+    mc_buf_puts(out, "# Diagnostic codes\n\nErrors stop the compiler, warnings do not; remarks are shown with `--remarks`. `moec explain CODE` prints the\n"
+                     "page of a code. Codes are never renumbered or reused.\n\n| code | kind | name | meaning |\n|---|---|---|---|\n");
     for (int i = 0; i < MC_N_CODES; i++)
         mc_buf_printf(out, "| [%s](errors/%s.md) | %s | %s | %s |\n", mc_code_name((mc_code)i), mc_code_name((mc_code)i),
                       severities[mc_code_severity((mc_code)i)], mc_code_slug((mc_code)i), mc_code_text((mc_code)i));
@@ -97,14 +114,28 @@ option_left(const mc_option_info *o, mc_buf *out)
     mc_buf_printf(out, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
 }
 
+static const struct app_option {
+    const char *name, *value, *help;
+} app_options[] = {
+#define MC_APP_OPTION(ID, name, value, help) {name, value, help},
+#include "runtime/app/app_options.def"
+#undef MC_APP_OPTION
+};
+
+static const char environment[] = "- `MOEC_CACHE`: where compiled code and packed weights are kept (else `$XDG_CACHE_HOME/moec`, else `~/.cache/moec`)\n"
+                                  "- `MOEC_CC`: the C compiler that links executables and libraries (else `cc`, `gcc`, `clang`)\n"
+                                  "- `NO_COLOR`: no colour in diagnostics\n";
+
 static void
 page_options(mc_buf *out)
 {
-    mc_buf_puts(out, "# Commands and options\n\nExit codes: 0 done; 1 the input is wrong or something failed; 2 wrong command line; "
-                     "3 this processor cannot run the code; 70 a fault of moec's own.\n");
+    mc_buf_puts(out, "# Commands and options\n\n`--name VALUE` or `--name=VALUE`, in any order. Exit codes: 0 done; 1 the input is wrong or something\n"
+                     "failed; 2 wrong command line; 3 this processor cannot run the code; 70 a fault of moec's own.\n");
     for (int c = 0; c < MC_N_COMMANDS; c++) {
         const mc_command_info *info = &mc_command_infos[c];
-        mc_buf_printf(out, "\n## moec %s %s\n\nTo %s, as in `%s`.\n\n", info->name, info->arguments, info->summary, info->example);
+        mc_buf_printf(out, "\n## moec %s %s\n\nTo %s: `%s`\n\n", info->name, info->arguments, info->summary, info->example);
+        if (c == MC_COMMAND_RUN)
+            mc_buf_puts(out, "What follows FILE belongs to the model: see executables below. moec's own options come before FILE.\n\n");
         for (int i = 0; i < MC_N_OPTIONS; i++) {
             if (!(mc_option_infos[i].commands & 1u << c)) continue;
             mc_buf_puts(out, "- `");
@@ -112,6 +143,11 @@ page_options(mc_buf *out)
             mc_buf_printf(out, "`: %s\n", mc_option_infos[i].help);
         }
     }
+    mc_buf_puts(out, "\n## Executables\n\nWhat `moec compile` makes, and `moec run FILE ...`:\n\n");
+    for (size_t i = 0; i < sizeof app_options / sizeof *app_options; i++)
+        mc_buf_printf(out, "- `--%s%s%s`: %s\n", app_options[i].name, app_options[i].value ? " " : "",
+                      app_options[i].value ? app_options[i].value : "", app_options[i].help);
+    mc_buf_printf(out, "\n## Environment\n\n%s", environment);
 }
 
 static void

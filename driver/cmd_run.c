@@ -48,12 +48,6 @@ mc_cmd_run(const mc_cli *cli)
 int
 mc_cmd_bench(const mc_cli *cli)
 {
-    const char *extra[4];
-    int n = 0;
-    extra[n++] = "--bench";
-    if (mc_cli_has(cli, MC_OPTION_THREADS)) {
-        extra[n++] = "--threads";
-        extra[n++] = mc_cli_value(cli, MC_OPTION_THREADS);
-    }
-    return run_with(cli, extra, n);
+    static const char *const bench = "--bench";
+    return run_with(cli, &bench, 1);
 }

@@ -3,6 +3,7 @@
 #include "moec/compiler.h"
 
 #include "driver/backend.h"
+#include "driver/build_id.h"
 #include "driver/code_cache.h"
 #include "driver/compiled.h"
 #include "driver/link.h"
@@ -55,7 +56,9 @@ cache_key(const mc_unit *u, const mc_backend_target *target, mc_code_key *key)
     mc_str text = mc_source_of(&u->sources, (mc_span){u->file, 0, 0})->text;
     if (uses_files(text)) return false;
     *key = (mc_code_key){{0, 0}};
+    mc_str build = mc_build_id();
     add_string(key, MOEC_VERSION_STRING);
+    mc_code_key_add(key, build.data, build.len);
     add_string(key, target->compiler);
     add_string(key, target->key);
     mc_str prelude = mc_prelude_text();

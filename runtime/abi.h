@@ -25,7 +25,8 @@ typedef struct moec_abi_expr {
     uint8_t syms[8];
 } moec_abi_expr;
 
-/* A run-time dimension. kind: 0 ordinary; 1 new positions (S); 2 cached + new positions (C), which the session sets. */
+/* A run-time dimension. kind: 0 ordinary; 1 new positions (S); 2 cached + new positions (C), which the session sets;
+ * 3 nothing depends on it any more. */
 typedef struct moec_abi_sym {
     const char *name;
     int64_t lo, hi; /* hi 0: unbounded */

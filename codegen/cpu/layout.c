@@ -54,13 +54,29 @@ mark_symbols(mc_cpu_plan *p, const mc_op *op)
 }
 
 static void
+use_symbols(mc_cpu_plan *p, const mc_type *t)
+{
+    for (int d = 0; d < t->rank; d++)
+        for (int i = 0; i < t->dims[d].n_syms; i++) p->syms.items[t->dims[d].syms[i]].kind = 0;
+}
+
+/* A symbol of an expert body's rows stands in no type once the body is inlined: kind 3. */
+static void
 lay_symbols(mc_cpu_plan *p)
 {
     p->batch_sym = UINT32_MAX;
     for (int i = 0; i < p->module->n_syms; i++) {
         const mc_symbol *s = &p->module->syms[i];
-        moec_abi_sym sym = {.name = c_string(p, s->name), .lo = s->lo, .hi = s->hi};
+        moec_abi_sym sym = {.name = c_string(p, s->name), .lo = s->lo, .hi = s->hi, .kind = 3};
         mc_vec_push(p->arena, &p->syms, sym);
+    }
+    MC_FOR_FUNCS(f, p->module)
+    {
+        for (size_t i = 0; i < f->formals.n; i++) use_symbols(p, f->formals.items[i]->type);
+        MC_FOR_OPS(op, f)
+        {
+            for (int i = 0; i < op->n_results; i++) use_symbols(p, mc_result(op, i)->type);
+        }
     }
     MC_FOR_FUNCS(f, p->module)
     {

@@ -26,6 +26,7 @@ mc_app_info(mc_app *app)
     for (size_t i = 0; i < moec_model_n_outputs(m); i++)
         if (moec_model_output(m, i, &info) == MOEC_OK) print_tensor("output", &info);
     for (uint32_t i = 0; i < abi->n_syms; i++) {
+        if (abi->syms[i].kind == 3) continue;
         printf("dim     %s in %lld..", abi->syms[i].name, (long long)abi->syms[i].lo);
         if (abi->syms[i].hi) printf("%lld", (long long)abi->syms[i].hi);
         printf("%s\n", abi->syms[i].kind == 2 ? "  (cached + new positions)" : "");

@@ -136,8 +136,8 @@ bench_tensors(mc_app *app)
     printf("threads %u, weights %.1f MiB\n", moec_session_n_threads(app->session),
            (double)moec_weights_bytes(app->weights) / (1 << 20));
     for (uint32_t i = 0; i < app->abi->n_syms; i++)
-        printf("%s%s = %lld", i ? ", " : "", app->abi->syms[i].name, (long long)bench_size(app, i));
-    printf(": %.3f ms (best)\n", 1e3 * best);
+        if (app->abi->syms[i].kind != 3) printf("%s = %lld, ", app->abi->syms[i].name, (long long)bench_size(app, i));
+    printf("%.3f ms (best)\n", 1e3 * best);
     print_profile(app);
     return MC_APP_OK;
 }

@@ -12,7 +12,7 @@ _moec() {
         show) words="--define --set --model --config --diagnostics --color --help --version" ;;
         fmt) words="--write --verify --diagnostics --color --help --version" ;;
         opt) words="--output --define --set --model --config --map --passes --skip --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --diagnostics --color --help --version" ;;
-        bench) words="--define --set --model --config --target --passes --remarks --threads --cache --diagnostics --color --help --version" ;;
+        bench) words="--define --set --model --config --target --passes --remarks --cache --diagnostics --color --help --version" ;;
         explain) words="--color --help --version" ;;
         cache) words="--cache --color --help --version" ;;
         docs) words="--color --help --version" ;;

@@ -185,6 +185,14 @@ page_man(mc_buf *out)
         mc_buf_putc(out, '\n');
         mc_buf_fini(&left);
     }
+    mc_buf_puts(out, ".SH OPTIONS OF EXECUTABLES\nWhat moec compile makes, and what follows FILE in moec run.\n");
+    for (size_t i = 0; i < sizeof app_options / sizeof *app_options; i++) {
+        mc_buf_puts(out, ".TP\n.B \\-\\-");
+        roff_text(app_options[i].name, out);
+        mc_buf_printf(out, "%s%s\n", app_options[i].value ? " " : "", app_options[i].value ? app_options[i].value : "");
+        roff_text(app_options[i].help, out);
+        mc_buf_putc(out, '\n');
+    }
     mc_buf_puts(out, ".SH EXIT STATUS\n0 done; 1 the input is wrong or something failed; 2 wrong command line; 3 this processor cannot run "
                      "the code; 70 a fault of moec's own.\n.SH ENVIRONMENT\n.TP\n.B MOEC_CACHE\nwhere compiled code and packed weights are kept "
                      "(else $XDG_CACHE_HOME/moec, else ~/.cache/moec)\n.TP\n.B MOEC_CC\nthe C compiler driver that links executables\n.TP\n"

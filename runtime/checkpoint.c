@@ -4,8 +4,8 @@
 #include "runtime/checkpoint.h"
 
 #include "runtime/base/hash.h"
+#include "runtime/json_text.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,20 +73,17 @@ read_index(mc_checkpoint *c, const char *path, mc_fault *error)
     mc_mapping m;
     moec_status s = mc_file_map(path, &m, error);
     if (s != MOEC_OK) return s;
-    json_error_t at;
     json_t *root = NULL;
-    if (m.n_bytes <= MAX_INDEX_BYTES) root = json_loadb((const char *)m.data, m.n_bytes, JSON_REJECT_DUPLICATES, &at);
+    if (m.n_bytes > MAX_INDEX_BYTES)
+        s = mc_fail(error, MOEC_ERR_SYNTAX, "%s is too large for an index", path);
+    else
+        s = mc_json_parse(m.data, m.n_bytes, path, &root, error);
     json_t *map = json_object_get(root, "weight_map");
     const char **names = NULL;
     size_t n = 0;
-    if (m.n_bytes > MAX_INDEX_BYTES)
-        s = mc_fail(error, MOEC_ERR_SYNTAX, "%s is too large for an index", path);
-    else if (!root)
-        s = mc_fail(error, MOEC_ERR_SYNTAX, "%s:%d:%d: %s", path, at.line, at.column, at.text);
-    else if (!json_is_object(map) || json_object_size(map) == 0)
+    if (s == MOEC_OK && (!json_is_object(map) || json_object_size(map) == 0))
         s = mc_fail(error, MOEC_ERR_SYNTAX, "%s has no weight_map", path);
-    else
-        s = shard_names(map, path, &names, &n, error);
+    if (s == MOEC_OK) s = shard_names(map, path, &names, &n, error);
     if (s == MOEC_OK) {
         c->shards = calloc(n, sizeof *c->shards);
         if (!c->shards) s = no_memory(error);

@@ -2,6 +2,9 @@
  * everybody come?" are such counters. The barrier's counter is a phase that only grows (sense reversal with more than
  * two senses), so a late riser can never take the next barrier for this one.
  *
+ * How long to spin is learnt: a wait that ends while spinning doubles the limit, one that does not halves it. On a
+ * quiet machine that means no system calls, on one whose processors others want too, threads give way at once.
+ *
  * Sleeping: a waiter first counts itself in `sleepers`, then looks at the counter again; a waker first changes the
  * counter, then looks at `sleepers`. Both steps are sequentially consistent, so one of the two sees the other. */
 #define _GNU_SOURCE
@@ -18,7 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS = 4000 };
+enum { MIN_SPINS = 32, MAX_SPINS = 4096 };
 
 typedef struct counter {
     _Alignas(64) atomic_uint value;
@@ -29,7 +32,7 @@ struct mc_pool {
     counter job, phase;
     _Alignas(64) atomic_uint arrived;
     _Alignas(64) uint32_t n_threads;
-    uint32_t spins;
+    _Atomic uint32_t spins;
     mc_pool_fn *fn; /* NULL: stop */
     void *context;
     moec_parallel_fn *parallel;
@@ -50,12 +53,17 @@ relax(void)
 }
 
 static void
-wait_while(counter *c, unsigned old, uint32_t spins)
+wait_while(mc_pool *pool, counter *c, unsigned old)
 {
+    uint32_t spins = atomic_load_explicit(&pool->spins, memory_order_relaxed);
     for (uint32_t i = 0; i < spins; i++) {
-        if (atomic_load_explicit(&c->value, memory_order_acquire) != old) return;
+        if (atomic_load_explicit(&c->value, memory_order_acquire) != old) {
+            if (spins < MAX_SPINS) atomic_store_explicit(&pool->spins, 2 * spins, memory_order_relaxed);
+            return;
+        }
         relax();
     }
+    if (spins > MIN_SPINS) atomic_store_explicit(&pool->spins, spins / 2, memory_order_relaxed);
     atomic_fetch_add(&c->sleepers, 1);
     while (atomic_load(&c->value) == old) syscall(SYS_futex, &c->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub(&c->sleepers, 1);
@@ -77,7 +85,7 @@ mc_pool_barrier(mc_pool *pool)
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
         advance(&pool->phase);
     } else {
-        wait_while(&pool->phase, phase, pool->spins);
+        wait_while(pool, &pool->phase, phase);
     }
 }
 
@@ -87,7 +95,7 @@ worker(void *argument)
     mc_pool *pool = argument;
     uint32_t thread = atomic_fetch_add(&pool->next_index, 1);
     for (unsigned seen = 0;; seen++) {
-        wait_while(&pool->job, seen, pool->spins);
+        wait_while(pool, &pool->job, seen);
         if (!pool->fn) return NULL;
         pool->fn(pool->context, thread, pool->n_threads);
         mc_pool_barrier(pool);
@@ -113,7 +121,7 @@ mc_pool_create(uint32_t n_threads, moec_parallel_fn *parallel, void *parallel_co
     memset(pool, 0, sizeof *pool);
     pool->n_threads = n_threads;
     /* More threads than processors: spinning would only delay the one that is awaited. */
-    pool->spins = n_threads > cpus ? 0 : SPINS;
+    atomic_store(&pool->spins, n_threads > cpus ? 0 : MAX_SPINS);
     pool->parallel = parallel;
     pool->parallel_context = parallel_context;
     atomic_store(&pool->next_index, 1);

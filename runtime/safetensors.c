@@ -7,8 +7,9 @@
 #include "runtime/safetensors.h"
 
 #include "runtime/base/dtype.h"
+#include "runtime/json_text.h"
 
-#include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -169,12 +170,12 @@ mc_st_parse(const unsigned char *bytes, size_t n_bytes, const char *path, mc_st_
     for (int i = 0; i < 8; i++) header |= (uint64_t)bytes[i] << 8 * i;
     if (header > MC_ST_MAX_HEADER) return malformed(error, path, "the header is longer than 100 MiB");
     if (header > n_bytes - 8) return malformed(error, path, "the header is longer than the file");
-    json_error_t at;
-    json_t *root = json_loadb((const char *)bytes + 8, (size_t)header, JSON_REJECT_DUPLICATES, &at);
-    if (!root)
-        return mc_fail(error, MOEC_ERR_SYNTAX, "%s is not a valid safetensors file: header byte %d: %s", path,
-                       at.position, at.text);
-    moec_status s = json_is_object(root) ? MOEC_OK : malformed(error, path, "the header is not an object");
+    char what[400];
+    json_t *root;
+    snprintf(what, sizeof what, "%.300s is not a valid safetensors file", path);
+    moec_status s = mc_json_parse(bytes + 8, (size_t)header, what, &root, error);
+    if (s != MOEC_OK) return s;
+    if (!json_is_object(root)) s = malformed(error, path, "the header is not an object");
     if (s == MOEC_OK) s = read_header(root, bytes + 8 + header, n_bytes - 8 - header, path, out, error);
     json_decref(root);
     if (s != MOEC_OK) mc_st_fini(out);

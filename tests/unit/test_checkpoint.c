@@ -65,7 +65,7 @@ static const struct {
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2.0],\"data_offsets\":[0,8]}}", 8, "natural number"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,8]}}", 8, "larger than memory"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,4611686018427387904,4],\"data_offsets\":[0,0]}}", 0, "larger than memory"},
-    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,8]}}", 8, "header byte"},
+    {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,8]}}", 8, ": byte"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}", 4, "more than 6"},
     {"{\"a\":{\"dtype\":\"Q4_K\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "element type Q4_K"},
     {"{\"a\":{\"dtype\":7,\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "dtype is not a string"},
@@ -81,9 +81,9 @@ static const struct {
      8, "duplicate"},
     {"{\"__metadata__\":{\"k\":1}}", 0, "__metadata__"},
     {"{\"__metadata__\":7}", 0, "__metadata__"},
-    {"{", 0, "header byte"},
-    {"", 0, "header byte"},
-    {"{} x", 0, "header byte"},
+    {"{", 0, ": byte"},
+    {"", 0, ": byte"},
+    {"{} x", 0, ": byte"},
 };
 enum { N_HOSTILE = sizeof hostile / sizeof *hostile };
 

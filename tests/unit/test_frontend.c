@@ -8,7 +8,6 @@
 
 #include "frontend/elaborate.h"
 #include "frontend/format.h"
-#include "frontend/import.h"
 #include "ir/print.h"
 #include "runtime/base/clock.h"
 #include "tests/support/golden.h"
@@ -164,6 +163,23 @@ check_total(const struct total *t)
 START_TEST(totals_agree)
 {
     check_total(&totals[_i]);
+}
+END_TEST
+
+/* What we ship is written as `moec fmt` writes it. */
+START_TEST(shipped_texts_are_formatted)
+{
+    mc_paths paths = mc_golden_find(x.arena, "examples", ".moe");
+    mc_vec_push(x.arena, &paths, "frontend/prelude.moe");
+    ck_assert_uint_gt(paths.n, N_TOTALS - 4);
+    for (size_t i = 0; i < paths.n; i++) {
+        mc_buf out = {0};
+        mc_str text = read_text(paths.items[i]);
+        uint32_t file = mc_sources_add(&x.sources, mc_str_of(paths.items[i]), text);
+        ck_assert_msg(mc_format(x.arena, &x.sources, file, &x.diags, &out), "%s", messages());
+        ck_assert_msg(mc_str_eq(text, mc_buf_view(&out)), "%s: run moec fmt --write on it", paths.items[i]);
+        mc_buf_fini(&out);
+    }
 }
 END_TEST
 
@@ -439,6 +455,7 @@ main(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, totals_agree, 0, N_TOTALS);
     tcase_add_loop_test(t, modules_survive_their_text, 0, N_TOTALS);
+    tcase_add_test(t, shipped_texts_are_formatted);
     tcase_add_test(t, modules_are_as_expected);
     suite_add_tcase(s, t);
     t = tcase_create("faults");

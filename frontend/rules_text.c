@@ -2,6 +2,9 @@
  * evaluated. Whoever has a checkpoint matches them against its tensors. */
 #include "frontend/elab.h"
 
+/* What whoever reads the rules is prepared for. */
+enum { MAX_TARGETS = 8, MAX_RULE_STAGES = 8, MAX_WILD = 8, MAX_PATTERN_BYTES = 500 };
+
 /* What a pattern contains. */
 typedef struct pattern {
     mc_str text;   /* {=P} replaced */
@@ -75,6 +78,7 @@ read_pattern(mc_elab *e, mc_word word, pattern *p)
             ok = read_braces(e, word, &i, p, &out);
             continue;
         }
+        if (c == '"' || c == '\\' || (unsigned char)c < 0x20) ok = bad_pattern(e, word, "a name has no such character");
         if (c == '}') ok = bad_pattern(e, word, "'}' without '{'");
         if (c == '*') {
             p->n_wild++;
@@ -82,6 +86,11 @@ read_pattern(mc_elab *e, mc_word word, pattern *p)
         }
         mc_buf_putc(&out, c);
         i++;
+    }
+    if (ok && (out.len > MAX_PATTERN_BYTES || p->n_wild + p->names.n > MAX_WILD)) {
+        mc_elab_error(e, word.span, MC_E0319, "a pattern has at most %d bytes and %d wildcards", MAX_PATTERN_BYTES,
+                      MAX_WILD);
+        ok = false;
     }
     p->text = mc_str_dup(e->arena, mc_buf_view(&out));
     mc_buf_fini(&out);
@@ -95,7 +104,7 @@ static const struct rule_stage {
     size_t n_needed;
 } rule_stages[] = {{"split", "axis", 0}, {"unzip", "axis", 0},  {"transpose", "a b", 2},   {"reshape", "*", 1},
                    {"stack", "", 0},     {"concat", "axis", 0}, {"add", "by", 1},          {"scale", "by", 1},
-                   {"cast", "dtype", 0}, {"mxfp4", "", 0},      {"fp8", "rows columns", 0}};
+                   {"cast", "", 0},      {"mxfp4", "", 0},      {"fp8", "rows columns", 0}};
 enum { N_RULE_STAGES = sizeof rule_stages / sizeof rule_stages[0] };
 
 static const struct rule_stage *
@@ -115,17 +124,14 @@ find_rule_stage(mc_elab *e, const mc_route_stage *s)
 static bool
 put_value(mc_elab *e, const mc_fn_arg *a, const struct rule_stage *def, mc_buf *out)
 {
-    bool real = mc_str_is(mc_str_of(def->params), "by"), word = mc_str_is(mc_str_of(def->params), "dtype");
-    bool good = word   ? a->value.kind == MC_VAL_WORD
-                : real ? mc_val_is_number(a->value)
-                       : a->value.kind == MC_VAL_INT && a->value.as.i >= 0 && a->value.as.i <= MC_MAX_DIM;
+    bool real = mc_str_is(mc_str_of(def->params), "by");
+    bool good = real ? mc_val_is_number(a->value)
+                     : a->value.kind == MC_VAL_INT && a->value.as.i >= 0 && a->value.as.i <= MC_MAX_DIM;
     if (good)
         mc_val_print(e->module, a->value, out);
     else
         mc_elab_error(e, a->span, MC_E0306, "%s takes %s", def->name,
-                      word   ? "an element type"
-                      : real ? "numbers"
-                             : "whole numbers that are not negative");
+                      real ? "a number" : "whole numbers that are not negative");
     return good;
 }
 
@@ -168,8 +174,10 @@ put_stage(mc_elab *e, const mc_route_stage *s, mc_buf *out)
         if (!put_value(e, &a, def, out)) return false;
     }
     if (given) mc_buf_putc(out, ')');
+    bool half = mc_str_is(s->name.text, "fp8") && given == 1;
+    if (half) mc_elab_error(e, s->span, MC_E0307, "fp8 needs both sides of a block, as in fp8(128, 128)");
     if (given < def->n_needed) mc_elab_error(e, s->span, MC_E0307, "%s needs %s", def->name, def->params);
-    return given >= def->n_needed;
+    return given >= def->n_needed && !half;
 }
 
 /* ---- rules ---- */
@@ -183,18 +191,23 @@ has_name(const mc_strs *names, mc_str name)
     return false;
 }
 
-/* Every target must be able to fill the source's wildcards; one name may be left over, which stacks. */
+/* Every target must be able to fill the source's wildcards; one name may be in no target, which stacks. */
 static bool
-check_source(mc_elab *e, const mc_rule *r, const pattern *target, const pattern *source)
+check_source(mc_elab *e, const mc_rule *r, const pattern *targets, size_t n_targets, const pattern *source)
 {
-    if (source->n_wild > target->n_wild)
-        return bad_pattern(e, r->source, "it has more unnamed wildcards than the target");
-    mc_strs free_names = {0};
+    mc_strs alone = {0};
+    for (size_t t = 0; t < n_targets; t++) {
+        if (source->n_wild > targets[t].n_wild)
+            return bad_pattern(e, r->source, "it has more unnamed wildcards than the target");
+    }
     for (size_t i = 0; i < source->names.n; i++) {
         mc_str name = source->names.items[i];
-        if (!has_name(&target->names, name) && !has_name(&free_names, name)) mc_vec_push(e->arena, &free_names, name);
+        size_t found = 0;
+        for (size_t t = 0; t < n_targets; t++) found += has_name(&targets[t].names, name);
+        if (found && found < n_targets) return bad_pattern(e, r->source, "a name in it stands in some targets only");
+        if (!found && !has_name(&alone, name)) mc_vec_push(e->arena, &alone, name);
     }
-    if (free_names.n > 1)
+    if (alone.n > 1)
         return bad_pattern(e, r->source,
                            "only one name may stand on the right alone: the one whose tensors are stacked");
     return true;
@@ -210,24 +223,44 @@ divides(const mc_rule *r)
 }
 
 static bool
-put_rule(mc_elab *e, const mc_rule *r, mc_buf *out)
+put_targets(mc_elab *e, const mc_rule *r, const pattern *source, mc_buf *out)
 {
-    pattern target, source;
-    if (r->is_ignore) mc_buf_puts(out, "ignore ");
-    if (!r->is_ignore && !read_pattern(e, r->source, &source)) return false;
+    pattern targets[MAX_TARGETS];
+    size_t n = 0;
     for (const mc_name_list *t = r->targets; t; t = t->next) {
-        if (!read_pattern(e, t->word, &target)) return false;
-        if (!r->is_ignore && !check_source(e, r, &target, &source)) return false;
-        mc_buf_printf(out, "%s\"%.*s\"", t == r->targets ? "" : ", ", MC_FMT(target.text));
+        if (n == MAX_TARGETS) {
+            mc_elab_error(e, t->word.span, MC_E0319, "more than %d patterns in one rule", MAX_TARGETS);
+            return false;
+        }
+        if (!read_pattern(e, t->word, &targets[n])) return false;
+        mc_buf_printf(out, "%s\"%.*s\"", n ? ", " : "", MC_FMT(targets[n].text));
+        n++;
     }
     if (r->is_ignore) return true;
-    if (r->targets->next && !divides(r)) {
-        mc_elab_error(e, r->span, MC_E0306,
-                      "several targets need a stage that divides the source: split(axis) or unzip(axis)");
+    if (divides(r) != (n > 1)) {
+        mc_elab_error(
+            e, r->span, MC_E0306,
+            "several targets and a stage that divides the source, split(axis) or unzip(axis), belong together");
         return false;
     }
+    return check_source(e, r, targets, n, source);
+}
+
+static bool
+put_rule(mc_elab *e, const mc_rule *r, mc_buf *out)
+{
+    pattern source = {0};
+    int n_stages = 0;
+    if (r->is_ignore) mc_buf_puts(out, "ignore ");
+    if (!r->is_ignore && !read_pattern(e, r->source, &source)) return false;
+    if (!put_targets(e, r, &source, out)) return false;
+    if (r->is_ignore) return true;
     mc_buf_printf(out, " <- \"%.*s\"", MC_FMT(source.text));
     for (const mc_route_stage *s = r->stages; s; s = s->next) {
+        if (n_stages++ == MAX_RULE_STAGES) {
+            mc_elab_error(e, s->span, MC_E0319, "more than %d stages in one rule", MAX_RULE_STAGES);
+            return false;
+        }
         if (!put_stage(e, s, out)) return false;
     }
     return true;

@@ -17,7 +17,7 @@ print_profile(mc_app *app)
     moec_profile_entry e;
     double total = 0;
     for (size_t i = 0; moec_session_profile(app->session, i, &e); i++) total += e.seconds;
-    printf("where the time goes (both phases, %.3f s):\n", total);
+    printf("where the time goes (%.3f s in all):\n", total);
     for (size_t i = 0; i < N_LABELS && moec_session_profile(app->session, i, &e); i++)
         printf("  %5.1f %%  %9.1f us each  %s\n", 100 * e.seconds / total, 1e6 * e.seconds / (double)e.n_launches,
                e.label);

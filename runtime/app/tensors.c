@@ -1,5 +1,7 @@
-/* tensors: one step of a model with plain tensors, from .npy files to .npy files. */
+/* tensors: one step of a model with plain tensors, from .npy files to .npy files. Numpy has no bf16, so floats of a
+ * file are converted to the type of the input, and bf16 outputs are written as f32, which is exact. */
 #include "runtime/app/app.h"
+#include "runtime/base/dtype.h"
 #include "runtime/npy.h"
 
 #include <string.h>
@@ -26,6 +28,40 @@ cut(const mc_app *app, const char *option, const char *text, char *name, const c
     return MC_APP_OK;
 }
 
+/* Brings a tensor from a file to another type; only between floats, and from i64 to i32. */
+static int
+convert(const mc_app *app, const char *name, moec_dtype to, mc_npy *npy)
+{
+    moec_dtype from = npy->dtype;
+    bool floats = mc_dtype_is_float(from) && mc_dtype_is_float(to), ids = from == MOEC_I64 && to == MOEC_I32;
+    if (from == to || (!floats && !ids)) return MC_APP_OK; /* what does not fit, the session says */
+    size_t n = npy->data.n_bytes / moec_dtype_bytes(from);
+    mc_pages pages;
+    mc_fault e;
+    for (uint32_t i = 0; i < npy->rank; i++)
+        if (!npy->dims[i]) n = 0;
+    if (mc_pages_alloc(n * moec_dtype_bytes(to), name, &pages, &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
+    int code = MC_APP_OK;
+    for (size_t i = 0; i < n && code == MC_APP_OK; i++) {
+        double v = mc_load_elem(from, npy->data.data, i);
+        if (ids && (v < INT32_MIN || v > INT32_MAX)) code = mc_app_fail(app, "%s: %.0f does not fit an i32", name, v);
+        mc_store_elem(to, pages.data, i, v);
+    }
+    mc_pages_free(&npy->data);
+    npy->data = pages;
+    npy->dtype = to;
+    return code;
+}
+
+static moec_dtype
+input_dtype(const mc_app *app, const char *name, moec_dtype otherwise)
+{
+    moec_tensor_info info;
+    for (size_t i = 0; i < moec_model_n_inputs(app->model); i++)
+        if (moec_model_input(app->model, i, &info) == MOEC_OK && strcmp(info.name, name) == 0) return info.dtype;
+    return otherwise;
+}
+
 static int
 read_inputs(const mc_app *app, tensors *t)
 {
@@ -36,6 +72,8 @@ read_inputs(const mc_app *app, tensors *t)
         if (code != MC_APP_OK) return code;
         t->n_in = i + 1;
         if (mc_npy_read(path, &t->in[i], &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
+        code = convert(app, t->in_names[i], input_dtype(app, t->in_names[i], t->in[i].dtype), &t->in[i]);
+        if (code != MC_APP_OK) return code;
         t->inputs[i] = (moec_tensor){.name = t->in_names[i],
                                      .dtype = t->in[i].dtype,
                                      .rank = t->in[i].rank,
@@ -63,6 +101,24 @@ make_outputs(const mc_app *app, tensors *t)
 }
 
 static int
+write_output(const mc_app *app, const char *path, const moec_tensor *o)
+{
+    mc_fault e;
+    size_t n = 1;
+    for (uint32_t i = 0; i < o->rank; i++) n *= (size_t)o->dims[i];
+    if (o->dtype != MOEC_BF16)
+        return mc_npy_write(path, o->dtype, o->rank, o->dims, o->data, &e) == MOEC_OK ? MC_APP_OK
+                                                                                      : mc_app_fail(app, "%s", e.text);
+    mc_pages pages;
+    if (mc_pages_alloc(n * sizeof(float), "an output", &pages, &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
+    for (size_t i = 0; i < n; i++)
+        ((float *)(void *)pages.data)[i] = mc_bf16_to_f32(((const uint16_t *)(const void *)o->data)[i]);
+    moec_status s = mc_npy_write(path, MOEC_F32, o->rank, o->dims, pages.data, &e);
+    mc_pages_free(&pages);
+    return s == MOEC_OK ? MC_APP_OK : mc_app_fail(app, "%s", e.text);
+}
+
+static int
 run(mc_app *app, tensors *t)
 {
     moec_error error;
@@ -74,13 +130,8 @@ run(mc_app *app, tensors *t)
     if (code != MC_APP_OK) return code;
     if (moec_session_run(app->session, t->inputs, (size_t)t->n_in, t->outputs, (size_t)t->n_out, &error) != MOEC_OK)
         return mc_app_fail(app, "%s", error.text);
-    for (int i = 0; i < t->n_out; i++) {
-        mc_fault e;
-        const moec_tensor *o = &t->outputs[i];
-        if (mc_npy_write(t->out_paths[i], o->dtype, o->rank, o->dims, o->data, &e) != MOEC_OK)
-            return mc_app_fail(app, "%s", e.text);
-    }
-    return MC_APP_OK;
+    for (int i = 0; i < t->n_out && code == MC_APP_OK; i++) code = write_output(app, t->out_paths[i], &t->outputs[i]);
+    return code;
 }
 
 int

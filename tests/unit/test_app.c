@@ -357,6 +357,13 @@ START_TEST(tensors_from_files)
     ck_assert_int_eq(npy.dims[0], 2);
     for (int i = 0; i < 8; i++) ck_assert(y[i] == (x[i] > 0 ? 4 * x[i] : 0));
     mc_npy_fini(&npy);
+    double wide[8];
+    for (int i = 0; i < 8; i++) wide[i] = x[i];
+    ck_assert_int_eq(mc_npy_write(test_path(dir, "x8.npy"), MOEC_F64, 2, (int64_t[]){2, 4}, wide, &fault), MOEC_OK);
+    CODE(run(fake_layers(), "--weights @ --input x=@/x8.npy --output y=@/y.npy"), 0); /* other floats are converted */
+    ck_assert_int_eq(mc_npy_write(test_path(dir, "x4.npy"), MOEC_I32, 2, (int64_t[]){2, 4}, x, &fault), MOEC_OK);
+    CODE(run(fake_layers(), "--weights @ --input x=@/x4.npy --output y=@/y.npy"), 1);
+    SAYS(err, "input x is f32, not i32");
     CODE(run(fake_layers(), "--weights @ --input x=@/x.npy"), 2);
     CODE(run(fake_layers(), "--weights @ --input x --output y=@/y.npy"), 2);
     CODE(run(fake_layers(), "--weights @ --input q=@/x.npy --output y=@/y.npy"), 1);

@@ -82,6 +82,7 @@ emit_tile(tile *t)
     mc_kb *kb = t->kb;
     int width = t->panels * t->vectors, n_acc = t->rows * width;
     assert(n_acc <= MAX_ACCUMULATORS && t->rows <= MAX_ROWS && t->vectors <= MAX_VECTORS);
+    assert(n_acc + t->vectors + 1 < kb->target.n_registers); /* one spare, for what widening needs */
     LLVMValueRef begin = kb_param(kb, 0), end = kb_param(kb, 1), out = kb_param(kb, 6);
     t->ahead = kb_param(kb, 5);
     t->b[0] = kb_param(kb, 3);

@@ -117,10 +117,12 @@ void kb_prefetch(mc_kb *kb, LLVMValueRef p);
 #define KB_BINARY(name, build)                                                                                         \
     static inline LLVMValueRef kb_##name(mc_kb *kb, LLVMValueRef x, LLVMValueRef y) { return build(kb->b, x, y, ""); }
 KB_BINARY(add, LLVMBuildAdd)   KB_BINARY(sub, LLVMBuildSub)   KB_BINARY(mul, LLVMBuildMul)
-KB_BINARY(udiv, LLVMBuildUDiv) KB_BINARY(urem, LLVMBuildURem) KB_BINARY(sdiv, LLVMBuildSDiv) KB_BINARY(srem, LLVMBuildSRem)
+KB_BINARY(udiv, LLVMBuildUDiv) KB_BINARY(urem, LLVMBuildURem)
+KB_BINARY(sdiv, LLVMBuildSDiv) KB_BINARY(srem, LLVMBuildSRem)
 KB_BINARY(and, LLVMBuildAnd)   KB_BINARY(or, LLVMBuildOr)     KB_BINARY(xor, LLVMBuildXor)
 KB_BINARY(shl, LLVMBuildShl)   KB_BINARY(lshr, LLVMBuildLShr) KB_BINARY(ashr, LLVMBuildAShr)
-KB_BINARY(fadd, LLVMBuildFAdd) KB_BINARY(fsub, LLVMBuildFSub) KB_BINARY(fmul, LLVMBuildFMul) KB_BINARY(fdiv, LLVMBuildFDiv)
+KB_BINARY(fadd, LLVMBuildFAdd) KB_BINARY(fsub, LLVMBuildFSub)
+KB_BINARY(fmul, LLVMBuildFMul) KB_BINARY(fdiv, LLVMBuildFDiv)
 #undef KB_BINARY
     /* clang-format on */
     LLVMValueRef kb_icmp(mc_kb *kb, LLVMIntPredicate op, LLVMValueRef x, LLVMValueRef y);

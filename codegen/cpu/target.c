@@ -13,7 +13,8 @@ static const mc_cpu_target TARGETS[] = {
     /* name, triple, cpu, llvm features, needs, is_host, vl, nr, mr, unroll, registers */
     {"x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "+avx2,+fma,+f16c,+bmi2",
      "avx2,fma,f16c,bmi2", false, 8, 16, 6, 2, 16},
-    {"x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "+avx2,+fma,+f16c,+bmi2,+avx512f,+avx512bw,+avx512dq,+avx512vl",
+    {"x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4",
+     "+avx2,+fma,+f16c,+bmi2,+avx512f,+avx512bw,+avx512dq,+avx512vl",
      "avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512dq,avx512vl", false, 16, 32, 8, 2, 32},
     {"aarch64", "aarch64-unknown-linux-gnu", "neoverse-n1", "+neon",
      "neon", false, 4, 16, 6, 1, 32},

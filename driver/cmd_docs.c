@@ -1,5 +1,5 @@
-/* moec docs: reference pages made from the tables, so that they cannot drift from the program. A test compares docs/OPS.md,
- * PASSES.md, ERRORS.md, OPTIONS.md, moec.1 and the completion with what this prints. */
+/* moec docs: reference pages made from the tables, so that they cannot drift from the program. A test compares
+ * docs/OPS.md, PASSES.md, ERRORS.md, OPTIONS.md, moec.1 and the completion with what this prints. */
 #include "driver/command.h"
 
 #include "ir/op.h"
@@ -54,9 +54,13 @@ print_stages(unsigned stages, mc_buf *out)
 static void
 page_ops(mc_buf *out)
 {
-    mc_buf_puts(out, "# Operations\n\nThe operations of the IR, in the order of `ir/ops.def`. IR.md explains the text form, LANGUAGE.md the language\n"
-                     "above it. An operand or result is written with its class: float, integer or any tensor, or a weight in any storage\n"
-                     "format; `x?` may be absent, `x...` is any number. An attribute with a default may be left out.\n");
+    mc_buf_puts(out,
+                "# Operations\n\n"
+                "The operations of the IR, in the order of `ir/ops.def`. IR.md explains the text form, LANGUAGE.md the "
+                "language\n"
+                "above it. An operand or result is written with its class: float, integer or any tensor, or a weight "
+                "in any storage\n"
+                "format; `x?` may be absent, `x...` is any number. An attribute with a default may be left out.\n");
     for (int i = 0; i < MC_N_OPCODES; i++) {
         const mc_op_info *op = &mc_op_infos[i];
         mc_buf_printf(out, "\n## %s\n\n%s\n\n- operands: ", op->text, op->doc);
@@ -70,7 +74,8 @@ page_ops(mc_buf *out)
         }
         if (!op->n_attrs) mc_buf_puts(out, "none");
         print_stages(op->stages, out);
-        if (op->traits & MC_TRAIT_STATE) mc_buf_puts(out, "\n- keeps state across steps: never merged, removed or reordered");
+        if (op->traits & MC_TRAIT_STATE)
+            mc_buf_puts(out, "\n- keeps state across steps: never merged, removed or reordered");
         mc_buf_putc(out, '\n');
     }
 }
@@ -78,7 +83,8 @@ page_ops(mc_buf *out)
 static void
 page_passes(mc_buf *out)
 {
-    mc_buf_puts(out, "# Passes\n\nFrom `passes/passes.def`. `--passes` takes a list with commas between: names, `name{option=value}`,\n"
+    mc_buf_puts(out, "# Passes\n\nFrom `passes/passes.def`. `--passes` takes a list with commas between: names, "
+                     "`name{option=value}`,\n"
                      "`repeat(LIST)` (until nothing changes, at most 8 rounds) and `@NAME` for a named list:\n\n");
     for (int i = 0; i < mc_n_named_pipelines; i++)
         mc_buf_printf(out, "- `%s`: `%s`\n", mc_named_pipelines[i].name, mc_named_pipelines[i].text);
@@ -88,8 +94,9 @@ page_passes(mc_buf *out)
         print_stages(p->stages, out);
         mc_buf_puts(out, p->to_plan ? "; leaves stage plan\n" : "\n");
         for (int k = 0; k < p->n_options; k++)
-            mc_buf_printf(out, "- option `%s` = %lld (%lld to %lld): %s\n", p->options[k].name, (long long)p->options[k].value,
-                          (long long)p->options[k].least, (long long)p->options[k].greatest, p->options[k].doc);
+            mc_buf_printf(out, "- option `%s` = %lld (%lld to %lld): %s\n", p->options[k].name,
+                          (long long)p->options[k].value, (long long)p->options[k].least,
+                          (long long)p->options[k].greatest, p->options[k].doc);
         for (int k = 0; k < mc_n_pass_orders; k++)
             if (strcmp(mc_pass_orders[k].first, p->name) == 0)
                 mc_buf_printf(out, "- before `%s`: %s\n", mc_pass_orders[k].then, mc_pass_orders[k].why);
@@ -100,11 +107,15 @@ static void
 page_errors(mc_buf *out)
 {
     static const char *const severities[] = {"error", "warning", "remark"};
-    mc_buf_puts(out, "# Diagnostic codes\n\nErrors stop the compiler, warnings do not; remarks are shown with `--remarks`. `moec explain CODE` prints the\n"
-                     "page of a code. Codes are never renumbered or reused.\n\n| code | kind | name | meaning |\n|---|---|---|---|\n");
+    mc_buf_puts(out, "# Diagnostic codes\n\n"
+                     "Errors stop the compiler, warnings do not; remarks are shown with `--remarks`. `moec explain "
+                     "CODE` prints the\n"
+                     "page of a code. Codes are never renumbered or reused.\n\n| code | kind | name | meaning "
+                     "|\n|---|---|---|---|\n");
     for (int i = 0; i < MC_N_CODES; i++)
-        mc_buf_printf(out, "| [%s](errors/%s.md) | %s | %s | %s |\n", mc_code_name((mc_code)i), mc_code_name((mc_code)i),
-                      severities[mc_code_severity((mc_code)i)], mc_code_slug((mc_code)i), mc_code_text((mc_code)i));
+        mc_buf_printf(out, "| [%s](errors/%s.md) | %s | %s | %s |\n", mc_code_name((mc_code)i),
+                      mc_code_name((mc_code)i), severities[mc_code_severity((mc_code)i)], mc_code_slug((mc_code)i),
+                      mc_code_text((mc_code)i));
 }
 
 static void
@@ -122,20 +133,26 @@ static const struct app_option {
 #undef MC_APP_OPTION
 };
 
-static const char environment[] = "- `MOEC_CACHE`: where compiled code and packed weights are kept (else `$XDG_CACHE_HOME/moec`, else `~/.cache/moec`)\n"
-                                  "- `MOEC_CC`: the C compiler that links executables and libraries (else `cc`, `gcc`, `clang`)\n"
-                                  "- `NO_COLOR`: no colour in diagnostics\n";
+static const char environment[] =
+    "- `MOEC_CACHE`: where compiled code and packed weights are kept (else `$XDG_CACHE_HOME/moec`, else "
+    "`~/.cache/moec`)\n"
+    "- `MOEC_CC`: the C compiler that links executables and libraries (else `cc`, `gcc`, `clang`)\n"
+    "- `NO_COLOR`: no colour in diagnostics\n";
 
 static void
 page_options(mc_buf *out)
 {
-    mc_buf_puts(out, "# Commands and options\n\n`--name VALUE` or `--name=VALUE`, in any order. Exit codes: 0 done; 1 the input is wrong or something\n"
-                     "failed; 2 wrong command line; 3 this processor cannot run the code; 70 a fault of moec's own.\n");
+    mc_buf_puts(
+        out, "# Commands and options\n\n"
+             "`--name VALUE` or `--name=VALUE`, in any order. Exit codes: 0 done; 1 the input is wrong or something\n"
+             "failed; 2 wrong command line; 3 this processor cannot run the code; 70 a fault of moec's own.\n");
     for (int c = 0; c < MC_N_COMMANDS; c++) {
         const mc_command_info *info = &mc_command_infos[c];
-        mc_buf_printf(out, "\n## moec %s %s\n\nTo %s: `%s`\n\n", info->name, info->arguments, info->summary, info->example);
+        mc_buf_printf(out, "\n## moec %s %s\n\nTo %s: `%s`\n\n", info->name, info->arguments, info->summary,
+                      info->example);
         if (c == MC_COMMAND_RUN)
-            mc_buf_puts(out, "What follows FILE belongs to the model: see executables below. moec's own options come before FILE.\n\n");
+            mc_buf_puts(out, "What follows FILE belongs to the model: see executables below. moec's own options come "
+                             "before FILE.\n\n");
         for (int i = 0; i < MC_N_OPTIONS; i++) {
             if (!(mc_option_infos[i].commands & 1u << c)) continue;
             mc_buf_puts(out, "- `");
@@ -162,9 +179,10 @@ roff_text(const char *text, mc_buf *out)
 static void
 page_man(mc_buf *out)
 {
-    mc_buf_puts(out, ".\\\" Made by `moec docs man`: do not edit.\n.TH MOEC 1 \"\" \"moec " MOEC_VERSION_STRING "\"\n.SH NAME\n"
-                     "moec \\- compile models with mixture\\-of\\-experts layers to native code\n.SH SYNOPSIS\n.B moec\n"
-                     "COMMAND [OPTION...] [FILE...]\n.SH COMMANDS\n");
+    mc_buf_puts(
+        out, ".\\\" Made by `moec docs man`: do not edit.\n.TH MOEC 1 \"\" \"moec " MOEC_VERSION_STRING "\"\n.SH NAME\n"
+             "moec \\- compile models with mixture\\-of\\-experts layers to native code\n.SH SYNOPSIS\n.B moec\n"
+             "COMMAND [OPTION...] [FILE...]\n.SH COMMANDS\n");
     for (int c = 0; c < MC_N_COMMANDS; c++) {
         mc_buf_puts(out, ".TP\n.B ");
         roff_text(mc_command_infos[c].name, out);
@@ -193,9 +211,12 @@ page_man(mc_buf *out)
         roff_text(app_options[i].help, out);
         mc_buf_putc(out, '\n');
     }
-    mc_buf_puts(out, ".SH EXIT STATUS\n0 done; 1 the input is wrong or something failed; 2 wrong command line; 3 this processor cannot run "
-                     "the code; 70 a fault of moec's own.\n.SH ENVIRONMENT\n.TP\n.B MOEC_CACHE\nwhere compiled code and packed weights are kept "
-                     "(else $XDG_CACHE_HOME/moec, else ~/.cache/moec)\n.TP\n.B MOEC_CC\nthe C compiler driver that links executables\n.TP\n"
+    mc_buf_puts(out, ".SH EXIT STATUS\n0 done; 1 the input is wrong or something failed; 2 wrong command line; 3 this "
+                     "processor cannot run "
+                     "the code; 70 a fault of moec's own.\n"
+                     ".SH ENVIRONMENT\n.TP\n.B MOEC_CACHE\nwhere compiled code and packed weights are kept "
+                     "(else $XDG_CACHE_HOME/moec, else ~/.cache/moec)\n.TP\n.B MOEC_CC\nthe C compiler driver that "
+                     "links executables\n.TP\n"
                      ".B NO_COLOR\nno colour in diagnostics\n");
 }
 
@@ -218,7 +239,8 @@ page_completion(mc_buf *out)
         mc_buf_puts(out, "\" ;;\n");
     }
     mc_buf_puts(out, "        esac\n    fi\n    COMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n"
-                     "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$word\"))\n}\ncomplete -o filenames -F _moec moec\n");
+                     "    [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- \"$word\"))\n}\ncomplete -o "
+                     "filenames -F _moec moec\n");
 }
 
 static const struct page {

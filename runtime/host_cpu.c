@@ -55,6 +55,25 @@ has_feature(mc_str name, bool *known)
     *known = false;
     return false;
 }
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+
+/* clang-format off */
+static const struct { const char *name; unsigned long type; int bit; } features_arm[] = {
+    {"fp-armv8", AT_HWCAP, 0}, {"neon", AT_HWCAP, 1}, {"fullfp16", AT_HWCAP, 10}, {"dotprod", AT_HWCAP, 20},
+    {"sve", AT_HWCAP, 22},     {"i8mm", AT_HWCAP2, 13}, {"bf16", AT_HWCAP2, 14},
+};
+/* clang-format on */
+
+static bool
+has_feature(mc_str name, bool *known)
+{
+    for (size_t i = 0; i < sizeof features_arm / sizeof *features_arm; i++) {
+        *known = mc_str_is(name, features_arm[i].name);
+        if (*known) return getauxval(features_arm[i].type) >> features_arm[i].bit & 1;
+    }
+    return false;
+}
 #else
 static bool
 has_feature(mc_str name, bool *known)

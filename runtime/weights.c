@@ -157,6 +157,17 @@ pack(opening *o, const char *file, mc_fault *error)
     return s;
 }
 
+static bool
+is_packed_file(const char *path)
+{
+    mc_mapping m;
+    mc_fault ignored;
+    if (mc_file_is_directory(path) || mc_file_map(path, &m, &ignored) != MOEC_OK) return false;
+    bool packed = mc_packed_is(m.data, m.n_bytes);
+    mc_file_unmap(&m);
+    return packed;
+}
+
 static moec_status
 open_checkpoint(opening *o, const char *path, mc_fault *error)
 {
@@ -170,6 +181,9 @@ open_checkpoint(opening *o, const char *path, mc_fault *error)
     o->source |= 1; /* 0 means any */
     free(real);
     char *file = NULL;
+    if (o->options->packed_path && mc_file_exists(o->options->packed_path) && !is_packed_file(o->options->packed_path))
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "%s is no packed weight file: it is not written over",
+                       o->options->packed_path);
     if (o->options->packed_path)
         file = strdup(o->options->packed_path);
     else if (!o->options->in_memory)
@@ -180,17 +194,6 @@ open_checkpoint(opening *o, const char *path, mc_fault *error)
         s = pack(o, o->options->in_memory ? NULL : file, error);
     free(file);
     return s;
-}
-
-static bool
-is_packed_file(const char *path)
-{
-    mc_mapping m;
-    mc_fault ignored;
-    if (mc_file_is_directory(path) || mc_file_map(path, &m, &ignored) != MOEC_OK) return false;
-    bool packed = mc_packed_is(m.data, m.n_bytes);
-    mc_file_unmap(&m);
-    return packed;
 }
 
 moec_status

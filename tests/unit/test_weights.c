@@ -336,6 +336,19 @@ note_progress(void *context, uint64_t done, uint64_t total)
     total_bytes = total;
 }
 
+START_TEST(other_files_are_not_written_over)
+{
+    moec_abi_weight w = weight("a", MOEC_F32, 1, 3, 0, 0);
+    char path[512];
+    st_add(&file, "a", MOEC_F32, 1, DIMS(3), NULL);
+    write_model();
+    snprintf(path, sizeof path, "%s", test_path(dir, "model.safetensors"));
+    moec_weights_options options = {.packed_path = path};
+    REFUSED(open_model(fake_weights(&w, 1, ""), dir, &options), MOEC_ERR_ARGUMENT, "not written over");
+    OK(open_model(fake_weights(&w, 1, ""), dir, NULL));
+}
+END_TEST
+
 START_TEST(equal_weights_share)
 {
     moec_abi_weight w[] = {weight("a", MOEC_F32, 2, 4, 4, 0), weight("b", MOEC_F32, 2, 4, 4, 0),
@@ -377,6 +390,7 @@ main(void)
     tcase_add_test(t, damaged_packed_files);
     tcase_add_loop_test(t, cache_that_cannot_be_used, 0, 3);
     tcase_add_test(t, no_room);
+    tcase_add_test(t, other_files_are_not_written_over);
     tcase_add_test(t, equal_weights_share);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

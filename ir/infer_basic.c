@@ -158,6 +158,29 @@ mc_infer_linear(mc_infer *in)
 }
 
 bool
+mc_infer_head_linear(mc_infer *in)
+{
+    const mc_type *x = mc_in_type(in, 0), *w = mc_in_type(in, 1);
+    if (!mc_in_want_rank(in, 0, 2, MC_MAX_RANK) || !mc_in_want_rank(in, 1, 2, 2)) return false;
+    mc_dim heads = x->dims[x->rank - 2], rows = w->dims[0];
+    if (!mc_dim_is_const(heads) || !mc_dim_is_const(rows) || heads.mul < 1 || rows.mul % heads.mul) {
+        return mc_in_refuse(in, MC_E0310, "%s rows of the weight do not divide over %s heads", mc_in_dim_text(in, rows),
+                            mc_in_dim_text(in, heads));
+    }
+    if (!mc_in_want_int(in, "begin", 0, rows.mul / heads.mul - 1)) return false;
+    if (!mc_in_want_int(in, "end", mc_in_int(in, "begin") + 1, rows.mul / heads.mul)) return false;
+    mc_dim width = mc_dim_const(mc_in_int(in, "end") - mc_in_int(in, "begin"));
+    bool transposed = mc_attr_at(in->opcode, in->attrs, "transposed", MC_ATTR_BOOL).as.b;
+    mc_dim takes = transposed ? width : w->dims[1];
+    if (!mc_dim_eq(mc_type_last(x), takes)) {
+        return mc_in_refuse(in, MC_E0310, "a head of x has %s channels, but the weight takes %s",
+                            mc_in_dim_text(in, mc_type_last(x)), mc_in_dim_text(in, takes));
+    }
+    if (!mc_in_want_scale(in, 2, w)) return false;
+    return mc_in_give(in, mc_type_with_last(in->module, x, transposed ? w->dims[1] : width));
+}
+
+bool
 mc_infer_gated_linear(mc_infer *in)
 {
     if (!check_matrix(in, 1) || !mc_in_want_choice(in, "act", mc_in_act_names)) return false;

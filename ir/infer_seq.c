@@ -61,13 +61,28 @@ mc_infer_cache(mc_infer *in)
     return mc_in_give_dims(in, x->dtype, dims, x->rank);
 }
 
+/* What sdpa and latent_sdpa have in common: the keys to look at, and attributes. */
+static bool
+check_attention(mc_infer *in)
+{
+    const mc_type *q = mc_in_type(in, 0), *select = mc_in_type(in, 4);
+    if (select) {
+        if (!mc_in_want_rank(in, 4, 3, 3)) return false;
+        const mc_dim want[] = {q->dims[0], q->dims[1], select->dims[2]};
+        if (!mc_in_want_shape(in, 4, want, 3)) return false;
+    }
+    if (!isfinite(mc_in_float(in, "scale"))) return mc_in_refuse(in, MC_E0404, "scale is not finite");
+    if (!mc_in_want_int(in, "window", 0, INT32_MAX) || !mc_in_want_int(in, "chunk", 0, INT32_MAX)) return false;
+    return mc_in_want_float(in, "softcap", 0, true);
+}
+
 bool
 mc_infer_sdpa(mc_infer *in)
 {
     for (int i = 0; i < 3; i++) {
         if (!mc_in_want_rank(in, i, 4, 4)) return false;
     }
-    const mc_type *q = mc_in_type(in, 0), *k = mc_in_type(in, 1), *v = mc_in_type(in, 2), *select = mc_in_type(in, 4);
+    const mc_type *q = mc_in_type(in, 0), *k = mc_in_type(in, 1), *v = mc_in_type(in, 2);
     const mc_dim want_k[] = {q->dims[0], k->dims[1], k->dims[2], q->dims[3]};
     const mc_dim want_v[] = {q->dims[0], k->dims[1], k->dims[2], v->dims[3]};
     if (!mc_in_want_shape(in, 1, want_k, 4) || !mc_in_want_shape(in, 2, want_v, 4)) return false;
@@ -76,16 +91,24 @@ mc_infer_sdpa(mc_infer *in)
         return mc_in_refuse(in, MC_E0311, "%s query heads do not divide over %s key heads", mc_in_dim_text(in, heads),
                             mc_in_dim_text(in, key_heads));
     }
-    if (!mc_in_want_vector(in, 3, heads)) return false;
-    if (select) {
-        if (!mc_in_want_rank(in, 4, 3, 3)) return false;
-        const mc_dim want[] = {q->dims[0], q->dims[1], select->dims[2]};
-        if (!mc_in_want_shape(in, 4, want, 3)) return false;
-    }
-    if (!isfinite(mc_in_float(in, "scale"))) return mc_in_refuse(in, MC_E0404, "scale is not finite");
-    if (!mc_in_want_int(in, "window", 0, INT32_MAX) || !mc_in_want_int(in, "chunk", 0, INT32_MAX)) return false;
-    if (!mc_in_want_float(in, "softcap", 0, true)) return false;
+    if (!mc_in_want_vector(in, 3, heads) || !check_attention(in)) return false;
     return mc_in_give(in, mc_type_with_last(in->module, q, v->dims[3]));
+}
+
+bool
+mc_infer_latent_sdpa(mc_infer *in)
+{
+    static const int ranks[] = {4, 3, 4, 4};
+    for (int i = 0; i < 4; i++) {
+        if (!mc_in_want_rank(in, i, ranks[i], ranks[i])) return false;
+    }
+    const mc_type *q = mc_in_type(in, 0), *c = mc_in_type(in, 1), *q_rot = mc_in_type(in, 2);
+    const mc_dim want_c[] = {q->dims[0], c->dims[1], q->dims[3]};
+    const mc_dim want_q[] = {q->dims[0], q->dims[1], q->dims[2], q_rot->dims[3]};
+    const mc_dim want_k[] = {q->dims[0], c->dims[1], mc_dim_const(1), q_rot->dims[3]};
+    if (!mc_in_want_shape(in, 1, want_c, 3) || !mc_in_want_shape(in, 2, want_q, 4)) return false;
+    if (!mc_in_want_shape(in, 3, want_k, 4) || !check_attention(in)) return false;
+    return mc_in_give(in, q);
 }
 
 bool

@@ -52,6 +52,7 @@ static const struct {
     const char *w, *scale;
 } ports[] = {
     {MC_OP_LINEAR, "w", "scale"},
+    {MC_OP_HEAD_LINEAR, "w", "scale"},
     {MC_OP_GROUPED_MATMUL, "w", "scale"},
     {MC_OP_MOE_FFN_DOWN, "w", "scale"},
     {MC_OP_GATED_LINEAR, "w_gate", "scale_gate"},

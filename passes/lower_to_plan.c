@@ -13,7 +13,7 @@
  *   read by                                             layout        element type
  *   linear, grouped_matmul, moe.ffn_down (w)            panels        as stored
  *   gated_linear, moe.ffn_up (w_gate and w_up)          pair_panels   as stored; one value for both
- *   embed (table)                                       rows          as stored
+ *   embed (table), head_linear (w)                      rows          as stored
  *   everything else                                     rows          f32 (integers stay)
  *
  * A weight that is read in several ways is packed once for each.
@@ -47,6 +47,7 @@ layout_for(const mc_op *user, int operand)
                    ? PAIR
                    : ROWS_F32;
     case MC_OP_EMBED: return ROWS;
+    case MC_OP_HEAD_LINEAR: return operand == mc_operand_index(user->opcode, "w") ? ROWS : ROWS_F32;
     }
     return ROWS_F32;
 }

@@ -73,7 +73,8 @@ read_only_as_history(const mc_value *v)
         int i = (int)(u - u->user->operands);
         bool sdpa = u->user->opcode == MC_OP_SDPA && (i == 1 || i == 2);
         bool top_keys = u->user->opcode == MC_OP_TOP_KEYS && i == 1;
-        if (!sdpa && !top_keys) return false;
+        bool latent = u->user->opcode == MC_OP_LATENT_SDPA && (i == 1 || i == 3);
+        if (!sdpa && !top_keys && !latent) return false;
     }
     return true;
 }

@@ -1,13 +1,15 @@
-/* sdpa: attention in one kernel for prefill and decode. The one idea: lanes are query rows. The rows of a block are the
- * (position, query head) pairs that share a key head; every lane runs the same scalar algorithm (online softmax over
- * blocks of KEYS keys that begin at multiples of KEYS), keys and values are broadcast from memory, and nothing is ever
- * added across lanes. So a query's bits depend on nothing but its keys, odd head sizes need no masks, K and V are read
- * as they lie, once per block of rows.
+/* sdpa and latent_sdpa: attention in one kernel for prefill and decode. The one idea: lanes are query rows. The rows of
+ * a block are the (position, query head) pairs that share a key head; every lane runs the same scalar algorithm (online
+ * softmax over blocks of KEYS keys that begin at multiples of KEYS), keys and values are broadcast from memory, and
+ * nothing is ever added across lanes. So a query's bits depend on nothing but its keys, odd head sizes need no masks, K
+ * and V are read as they lie, once per block of rows.
  *
  *     scores[c][lane] = sum_i q[i][lane] * k[c][i]        TILE keys at a time in registers, i ascending
  *     out[j][lane]    = out[j][lane] * alpha + sum_c p[c][lane] * v[c][j]    TILE channels at a time, c ascending
  *
- * ptr: q, k, v, o, sinks, select   i: below   f: scale, softcap */
+ * In latent_sdpa a key has two parts that lie apart, and the first is the value too; there is one key head.
+ *
+ * ptr: q, k, v, o, sinks, select, q_rot, k_rot   i: below   f: scale, softcap */
 #include "codegen/cpu/dot.h"
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/rows.h"
@@ -16,23 +18,23 @@
 #include <math.h>
 
 enum { KEYS = 32, TILE = MC_DOT_TILE };
-enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT };
-enum { P_WIDTH, P_VALUE, P_FLAGS };
-enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32 };
+enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT, I_ROT_STATE };
+enum { P_WIDTH, P_VALUE, P_FLAGS, P_ROT };
+enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32, LATENT = 64 };
 
 /* Stands for -inf where a finite number is needed: exp(anything - it) is never of inf - inf. */
 static const double lowest = -1e30;
 
 typedef struct attend {
-    int64_t width, value, flags; /* channels of q and k; of v */
-    LLVMValueRef q, k, v, o, sinks, select;
+    int64_t width, rot, value, flags; /* channels of q and k; of their second part; of v */
+    LLVMValueRef q, k, v, o, sinks, select, q_rot, k_rot;
     LLVMValueRef S, H, KV, C, G, window, chunk, n_select;
     LLVMValueRef scale, cap;
-    LLVMValueRef k_step, v_step;                  /* bytes between positions */
+    LLVMValueRef k_step, v_step, rot_step;        /* bytes between positions */
     LLVMValueRef qt, scores, out, low, high, max; /* scratch */
     /* of the block of rows at work */
     LLVMValueRef b, kv, s0, first, n_rows; /* row r of the block: s0 + (first + r) / G, head (first + r) mod G */
-    LLVMValueRef k_base, v_base, list;
+    LLVMValueRef k_base, v_base, rot_base, list;
 } attend;
 
 static int64_t
@@ -42,7 +44,7 @@ lane_bytes(const mc_kb *kb)
 }
 
 static uint64_t
-scratch_bytes(int64_t width, int64_t value, int vl)
+scratch_bytes(int64_t width, int64_t value, int vl) /* width: of both parts */
 {
     return (uint64_t)(width + value + KEYS + 3) * (uint64_t)vl * 4;
 }
@@ -62,7 +64,7 @@ broadcast(mc_kb *kb, LLVMValueRef p)
 static void
 load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
 {
-    *a = (attend){.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
+    *a = (attend){.width = k->p[P_WIDTH], .rot = k->p[P_ROT], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
     a->q = kb_arg_ptr(kb, 0);
     a->k = kb_arg_ptr(kb, 1);
     a->v = kb_arg_ptr(kb, 2);
@@ -81,8 +83,13 @@ load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
     if (a->flags & SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
     a->k_step = kb_mul(kb, a->KV, kb_i64(kb, a->width * 4));
     a->v_step = kb_mul(kb, a->KV, kb_i64(kb, a->value * 4));
+    if (a->flags & LATENT) {
+        a->q_rot = kb_arg_ptr(kb, 6);
+        a->k_rot = kb_arg_ptr(kb, 7);
+        a->rot_step = kb_mul(kb, a->KV, kb_i64(kb, a->rot * 4));
+    }
     a->qt = kb_scratch(kb);
-    a->scores = kb_gepi(kb, a->qt, a->width * lane_bytes(kb));
+    a->scores = kb_gepi(kb, a->qt, (a->width + a->rot) * lane_bytes(kb));
     a->out = kb_gepi(kb, a->scores, KEYS * lane_bytes(kb));
     a->low = kb_gepi(kb, a->out, a->value * lane_bytes(kb));
     a->high = kb_gepi(kb, a->low, lane_bytes(kb));
@@ -125,6 +132,7 @@ begin_tasks(mc_kb *kb, attend *a)
     a->b = kb_udiv(kb, left, a->KV);
     a->k_base = sequence_base(kb, a, a->k, I_K_STATE, a->k_step, a->width);
     a->v_base = sequence_base(kb, a, a->v, I_V_STATE, a->v_step, a->value);
+    if (a->flags & LATENT) a->rot_base = sequence_base(kb, a, a->k_rot, I_ROT_STATE, a->rot_step, a->rot);
     if (select) {
         LLVMValueRef row = kb_add(kb, kb_mul(kb, a->b, a->S), a->s0);
         a->list = kb_elem(kb, a->select, kb_mul(kb, row, a->n_select), 4);
@@ -195,6 +203,10 @@ load_rows(mc_kb *kb, const attend *a, LLVMValueRef *low, LLVMValueRef *high)
     kb_store(kb, max, kb_elem(kb, a->max, l.i, 4), 4);
     LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4);
     copy_lane(kb, q, 4, kb_elem(kb, a->qt, l.i, 4), lane_bytes(kb), a->width);
+    if (a->flags & LATENT) {
+        LLVMValueRef to = kb_elem(kb, row_vector(kb, a->qt, kb_i64(kb, a->width)), l.i, 4);
+        copy_lane(kb, kb_elem(kb, a->q_rot, r.index, a->rot * 4), 4, to, lane_bytes(kb), a->rot);
+    }
     kb_loop_end(kb, &l);
     *low = l.v[0];
     *high = l.v[1];
@@ -267,6 +279,10 @@ score_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVM
         memory[u] = memory_of(kb, a->k_base, a->k_step, keys[u]);
     }
     mc_dot_tile(kb, a->qt, a->width, memory, acc);
+    if (a->flags & LATENT) {
+        for (int u = 0; u < TILE; u++) memory[u] = memory_of(kb, a->rot_base, a->rot_step, keys[u]);
+        mc_dot_more(kb, row_vector(kb, a->qt, kb_i64(kb, a->width)), a->rot, memory, acc);
+    }
     for (int u = 0; u < TILE; u++) {
         LLVMValueRef s = finish_score(kb, a, acc[u], keys[u], real[u]);
         kb_store(kb, s, row_vector(kb, a->scores, kb_add(kb, l.i, kb_i64(kb, u))), 4);
@@ -379,48 +395,70 @@ emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
 static int64_t
 flags_of(const mc_op *op)
 {
-    int64_t flags = 0;
+    int64_t flags = op->opcode == MC_OP_LATENT_SDPA ? LATENT : 0;
     if (mc_attr_bool(op, "causal")) flags |= CAUSAL;
     if (mc_attr_int(op, "window")) flags |= WINDOW;
     if (mc_attr_int(op, "chunk")) flags |= CHUNKED;
     if (mc_attr_float(op, "softcap") != 0) flags |= SOFTCAP;
-    if (mc_operand(op, 3)) flags |= SINKS;
+    if (!(flags & LATENT) && mc_operand(op, 3)) flags |= SINKS;
     if (mc_operand(op, 4)) flags |= SELECT;
     return flags;
+}
+
+/* The operands of either op by their part in it. */
+typedef struct parts {
+    const mc_value *q, *k, *v, *sinks, *select, *q_rot, *k_rot;
+} parts;
+
+static parts
+parts_of(const mc_op *op)
+{
+    parts a = {.q = mc_operand(op, 0), .k = mc_operand(op, 1), .select = mc_operand(op, 4)};
+    if (op->opcode == MC_OP_LATENT_SDPA) {
+        a.v = a.k;
+        a.q_rot = mc_operand(op, 2);
+        a.k_rot = mc_operand(op, 3);
+    } else {
+        a.v = mc_operand(op, 2);
+        a.sinks = mc_operand(op, 3);
+    }
+    return a;
+}
+
+static void
+give_arguments(mc_cpu_plan *p, const mc_op *op, const parts *a)
+{
+    const mc_value *pointers[] = {a->q, a->k, a->v, mc_result(op, 0), a->sinks, a->select, a->q_rot, a->k_rot};
+    for (size_t i = 0; i < sizeof pointers / sizeof *pointers; i++) mc_cpu_ptr(p, pointers[i]);
+    for (int i = 0; i < 3; i++) mc_cpu_int(p, a->q->type->dims[i]);
+    mc_cpu_int(p, a->k_rot ? mc_dim_const(1) : a->k->type->dims[2]);
+    mc_cpu_int(p, a->k->type->dims[1]);
+    mc_cpu_const(p, mc_attr_int(op, "window"));
+    mc_cpu_const(p, mc_attr_int(op, "chunk"));
+    mc_cpu_const(p, mc_cpu_in_state(a->k));
+    mc_cpu_const(p, mc_cpu_in_state(a->v));
+    mc_cpu_int(p, a->select ? a->select->type->dims[2] : mc_dim_const(0));
+    mc_cpu_const(p, a->k_rot && mc_cpu_in_state(a->k_rot));
+    mc_cpu_float(p, mc_attr_float(op, "scale"));
+    mc_cpu_float(p, mc_attr_float(op, "softcap"));
 }
 
 void
 mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
 {
-    const mc_value *q = mc_operand(op, 0), *k = mc_operand(op, 1), *v = mc_operand(op, 2), *select = mc_operand(op, 4);
+    parts a = parts_of(op);
     for (int i = 0; i < 4; i++) {
         if (mc_operand(op, i) && mc_operand(op, i)->type->dtype != MOEC_F32) {
             mc_cpu_refuse(p, "an operand is not f32");
             return;
         }
     }
-    int64_t params[3] = {[P_WIDTH] = mc_cpu_need_const(p, q->type->dims[3], "the width of a head"),
-                         [P_VALUE] = mc_cpu_need_const(p, v->type->dims[3], "the width of a value"),
+    int64_t params[4] = {[P_WIDTH] = mc_cpu_need_const(p, mc_type_last(a.q->type), "the width of a head"),
+                         [P_VALUE] = mc_cpu_need_const(p, mc_type_last(a.v->type), "the width of a value"),
                          [P_FLAGS] = flags_of(op)};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 3, "sdpa_%d_%d_%d", (int)params[P_WIDTH],
-                                       (int)params[P_VALUE], (int)params[P_FLAGS]));
-    mc_cpu_ptr(p, q);
-    mc_cpu_ptr(p, k);
-    mc_cpu_ptr(p, v);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_ptr(p, mc_operand(op, 3));
-    mc_cpu_ptr(p, select);
-    mc_cpu_int(p, q->type->dims[0]);
-    mc_cpu_int(p, q->type->dims[1]);
-    mc_cpu_int(p, q->type->dims[2]);
-    mc_cpu_int(p, k->type->dims[2]);
-    mc_cpu_int(p, k->type->dims[1]);
-    mc_cpu_const(p, mc_attr_int(op, "window"));
-    mc_cpu_const(p, mc_attr_int(op, "chunk"));
-    mc_cpu_const(p, mc_cpu_in_state(k));
-    mc_cpu_const(p, mc_cpu_in_state(v));
-    mc_cpu_int(p, select ? select->type->dims[2] : mc_dim_const(0));
-    mc_cpu_float(p, mc_attr_float(op, "scale"));
-    mc_cpu_float(p, mc_attr_float(op, "softcap"));
-    mc_cpu_scratch(p, scratch_bytes(params[P_WIDTH], params[P_VALUE], p->vl));
+    if (a.k_rot) params[P_ROT] = mc_cpu_need_const(p, mc_type_last(a.k_rot->type), "the width of a rotated key");
+    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 4, "sdpa_%d_%d_%d_%d", (int)params[P_WIDTH],
+                                       (int)params[P_ROT], (int)params[P_VALUE], (int)params[P_FLAGS]));
+    give_arguments(p, op, &a);
+    mc_cpu_scratch(p, scratch_bytes(params[P_WIDTH] + params[P_ROT], params[P_VALUE], p->vl));
 }

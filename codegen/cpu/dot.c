@@ -2,10 +2,9 @@
 #include "codegen/cpu/dot.h"
 
 void
-mc_dot_tile(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, LLVMValueRef *acc)
+mc_dot_more(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, LLVMValueRef *acc)
 {
     int unroll = width % 4 == 0 ? 4 : width % 2 == 0 ? 2 : 1;
-    for (int u = 0; u < MC_DOT_TILE; u++) acc[u] = kb_const(kb->vf, 0);
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, width), kb_i64(kb, unroll), MC_DOT_TILE, acc);
     for (int n = 0; n < unroll; n++) {
         LLVMValueRef i = kb_add(kb, l.i, kb_i64(kb, n));
@@ -17,4 +16,11 @@ mc_dot_tile(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, 
     }
     kb_loop_end(kb, &l);
     for (int u = 0; u < MC_DOT_TILE; u++) acc[u] = l.v[u];
+}
+
+void
+mc_dot_tile(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, LLVMValueRef *acc)
+{
+    for (int u = 0; u < MC_DOT_TILE; u++) acc[u] = kb_const(kb->vf, 0);
+    mc_dot_more(kb, qt, width, key, acc);
 }

@@ -13,6 +13,7 @@ bool mc_cpu_select(mc_cpu_plan *p, const mc_op *op);
 bool mc_cpu_supports(mc_opcode opcode);
 
 mc_cpu_select_fn mc_cpu_select_matmul;      /* matmul.c: linear, gated_linear, grouped_matmul, moe.ffn_* */
+mc_cpu_select_fn mc_cpu_select_head_linear; /* heads.c */
 mc_cpu_select_fn mc_cpu_select_embed;       /* embed.c */
 mc_cpu_select_fn mc_cpu_select_elementwise; /* elementwise.c */
 mc_cpu_select_fn mc_cpu_select_cast;
@@ -21,7 +22,7 @@ mc_cpu_select_fn mc_cpu_select_softmax;
 mc_cpu_select_fn mc_cpu_select_renorm;
 mc_cpu_select_fn mc_cpu_select_rope; /* rope.c */
 mc_cpu_select_fn mc_cpu_select_position;
-mc_cpu_select_fn mc_cpu_select_attention; /* attention.c: sdpa */
+mc_cpu_select_fn mc_cpu_select_attention; /* attention.c: sdpa, latent_sdpa */
 mc_cpu_select_fn mc_cpu_select_top_keys;  /* top_keys.c */
 mc_cpu_select_fn mc_cpu_select_move;      /* move.c: copy, split, concat, slice, expand, tile, transpose */
 mc_cpu_select_fn mc_cpu_select_cache;     /* state.c */

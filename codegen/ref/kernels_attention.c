@@ -165,6 +165,50 @@ mc_ref_SDPA(mc_ref_op *k)
     return true;
 }
 
+/* The logit of row `at` of q and q_rot for key row c_at of c and k_rot. */
+static double
+latent_score(const mc_ref_op *k, int64_t at, int64_t c_at)
+{
+    double sum = 0, cap = num_round(k, mc_attr_float(k->op, "softcap"));
+    for (int part = 0; part < 4; part += 2) {
+        const mc_ref_tensor *q = k->in[part], *key = k->in[part + 1];
+        int64_t width = mc_ref_last(q);
+        for (int64_t i = 0; i < width; i++) sum = num_fma(k, get(q, at * width + i), get(key, c_at * width + i), sum);
+    }
+    sum = num_mul(k, sum, num_round(k, mc_attr_float(k->op, "scale")));
+    return cap != 0 ? num_mul(k, cap, num_tanh(k, num_div(k, sum, cap))) : sum;
+}
+
+static void
+latent_attend(mc_ref_op *k, int64_t b, int64_t at, const bool *mark, double *p)
+{
+    const mc_ref_tensor *c = k->in[1];
+    int64_t C = c->dims[1], r = c->dims[2];
+    for (int64_t i = 0; i < C; i++)
+        if (mark[i]) p[i] = latent_score(k, at, b * C + i);
+    masked_softmax(k, p, mark, C, NULL);
+    for (int64_t j = 0; j < r; j++) {
+        double sum = 0;
+        for (int64_t i = 0; i < C; i++)
+            if (mark[i]) sum = num_fma(k, p[i], get(c, (b * C + i) * r + j), sum);
+        put(&k->out[0], at * r + j, sum);
+    }
+}
+
+bool
+mc_ref_LATENT_SDPA(mc_ref_op *k)
+{
+    const mc_ref_tensor *q = k->in[0];
+    int64_t S = q->dims[1], H = q->dims[2], C = k->in[1]->dims[1];
+    bool *mark = MC_NEW_N(k->arena, bool, C);
+    double *p = MC_NEW_N(k->arena, double, C);
+    for (int64_t row = 0; row < q->dims[0] * S; row++) {
+        if (!mark_keys(k, row / S, row % S, mark)) return false;
+        for (int64_t h = 0; h < H; h++) latent_attend(k, row / S, row * H + h, mark, p);
+    }
+    return true;
+}
+
 /* The index score of key c for query (b, s). q [B, S, J, h], k [B, C, 1, h], w [B, S, J]. */
 static double
 index_score(const mc_ref_op *k, int64_t b, int64_t s, int64_t c)

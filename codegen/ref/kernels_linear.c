@@ -126,6 +126,53 @@ mc_ref_LINEAR(mc_ref_op *k)
     return true;
 }
 
+/* An element of a head's matrix, its block's scale applied. */
+static double
+scaled(const mc_ref_op *k, int64_t row, int64_t column)
+{
+    const mc_ref_tensor *w = k->in[1], *scale = operand(k, 2);
+    double e = get(w, row * mc_ref_last(w) + column);
+    return scale ? num_mul(k, e, get(scale, row / SCALE_BLOCK * mc_ref_last(scale) + column / SCALE_BLOCK)) : e;
+}
+
+/* The product of a row of a head's matrix with x, from x_at on. */
+static double
+head_dot(const mc_ref_op *k, int64_t row, int64_t x_at)
+{
+    enum { CHAINS = 16 };
+    double sum[CHAINS] = {0};
+    for (int64_t i = 0; i < mc_ref_last(k->in[1]); i++)
+        sum[i % CHAINS] = num_fma(k, get(k->in[0], x_at + i), scaled(k, row, i), sum[i % CHAINS]);
+    for (int half = CHAINS / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) sum[i] = num_add(k, sum[i], sum[i + half]);
+    return sum[0];
+}
+
+static double
+head_dot_transposed(const mc_ref_op *k, int64_t first_row, int64_t column, int64_t x_at)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < mc_ref_last(k->in[0]); i++)
+        sum = num_fma(k, get(k->in[0], x_at + i), scaled(k, first_row + i, column), sum);
+    return sum;
+}
+
+bool
+mc_ref_HEAD_LINEAR(mc_ref_op *k)
+{
+    const mc_ref_tensor *x = k->in[0], *w = k->in[1];
+    mc_ref_tensor *y = &k->out[0];
+    int64_t heads = x->dims[x->rank - 2], begin = mc_attr_int(k->op, "begin");
+    bool transposed = mc_attr_bool(k->op, "transposed");
+    for (int64_t r = 0; r < mc_ref_rows(x); r++) {
+        int64_t first_row = r % heads * (w->dims[0] / heads) + begin, x_at = r * mc_ref_last(x);
+        for (int64_t o = 0; o < mc_ref_last(y); o++)
+            put(y, r * mc_ref_last(y) + o,
+                transposed ? head_dot_transposed(k, first_row, o, x_at) : head_dot(k, first_row + o, x_at));
+    }
+    return true;
+}
+
 /* Operands gate and up of op, starting at operand w: w_gate, w_up; biases and scales from operand `extra` on. Both may
  * be one packed pair, which holds gate above up. */
 static void

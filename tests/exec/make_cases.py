@@ -514,6 +514,42 @@ model @ffn(%x: f32[T, 4]) -> (f32[T, 4]) {
          [("norm.weight", "bf16", norm), ("gate.weight", "f32", wg), ("up.weight", "f32", wu), ("down.weight", "f32", wd)])
 
 
+def latent_cases():
+    H, n, K = 3, 7, 21
+    x, y, w = grid(2, 3, H, 4, scale=1), grid(2, 3, H, K, scale=1), grid(H * n, K)
+    m = w.reshape(H, n, K)
+    case("head_linear", "A matrix for each head, both ways.", """
+dim B
+dim S
+
+model @heads(%x: f32[B, S, 3, 4], %y: f32[B, S, 3, 21]) -> (f32[B, S, 3, 21], f32[B, S, 3, 3]) {
+  %w = weight {path = "w", role = "attention"} : bf16[21, 21]
+  %t = head_linear %x, %w {begin = 0, end = 4, transposed = true} : f32[B, S, 3, 21]
+  %u = head_linear %y, %w {begin = 4, end = 7} : f32[B, S, 3, 3]
+  return %t, %u
+}
+""", [{"inputs": [("f32", x), ("f32", y)], "steps": [2, 1],
+       "expect": [np.einsum("bshi,hik->bshk", x, m[:, :4]), np.einsum("bshk,hok->bsho", y, m[:, 4:])]}], [("w", "bf16", w)])
+
+    q, c, q_rot, k_rot = grid(2, 5, 3, 6, scale=1), grid(2, 5, 6, scale=1), grid(2, 5, 3, 2, scale=1), grid(2, 5, 1, 2, scale=1)
+    keys = np.concatenate([c[:, :, None], k_rot], -1)
+    case("latent_sdpa", "Keys in two parts, the first of which is the value too.", """
+dim B
+dim S
+dim C
+
+model @latent(%q: f32[B, S, 3, 6], %c: f32[B, S, 6], %q_rot: f32[B, S, 3, 2], %k_rot: f32[B, S, 1, 2]) -> (f32[B, S, 3, 6], f32[B, S, 3, 6]) {
+  %cc = cache %c : f32[B, C, 6]
+  %kc = cache %k_rot : f32[B, C, 1, 2]
+  %o = latent_sdpa %q, %cc, %q_rot, %kc {scale = 0.5} : f32[B, S, 3, 6]
+  %p = latent_sdpa %q, %cc, %q_rot, %kc {scale = 1.5, window = 2, softcap = 2.0} : f32[B, S, 3, 6]
+  return %o, %p
+}
+""", [{"inputs": [("f32", q), ("f32", c), ("f32", q_rot), ("f32", k_rot)], "steps": [2, 1, 2],
+       "expect": [attention(np.concatenate([q, q_rot], -1), keys, c[:, :, None], 0.5),
+                  attention(np.concatenate([q, q_rot], -1), keys, c[:, :, None], 1.5, window=2, softcap=2.0)]}])
+
+
 rope_cases()
 attention_cases()
 scan_cases()
@@ -523,6 +559,7 @@ shape_cases()
 linear_cases()
 expert_cases()
 plan_case()
+latent_cases()
 for name in changed:
     print(("would change " if CHECK else "wrote ") + name)
 sys.exit(1 if CHECK and changed else 0)

@@ -1,7 +1,7 @@
 /* Passes keep the meaning: the interpreter runs a module before and after a pipeline, and the results must have the
  * same bits. Inputs are every case of tests/exec, and every golden test of a pass with random weights and inputs. What
- * carve-fp8 changes is checked against the same rounding of the weights done by hand. Run from the root of the source
- * tree. */
+ * carve-fp8 changes is checked against the same rounding of the weights done by hand; absorb-mla, which adds in another
+ * order, within tolerances. Run from the root of the source tree. */
 #include "ir/op.h"
 #include "ir/print.h"
 #include "passes/pass.h"
@@ -27,7 +27,7 @@ static const char *const pipelines[] = {
 enum { N_PIPELINES = sizeof pipelines / sizeof pipelines[0] };
 
 static mc_arena *files_arena;
-static mc_paths cases, goldens, carvings;
+static mc_paths cases, goldens, carvings, absorbed;
 
 static void
 must_be_clean(const mc_diags *d, const char *path)
@@ -348,6 +348,13 @@ START_TEST(test_fp8)
 }
 END_TEST
 
+START_TEST(test_absorbed)
+{
+    compare_all(&absorbed, "absorb-mla", false, 8);
+    compare_all(&absorbed, "absorb-mla,fuse-moe,carve-fp8", false, 8);
+}
+END_TEST
+
 static mc_paths
 without(mc_paths all, const char *part)
 {
@@ -363,6 +370,8 @@ main(void)
     files_arena = mc_arena_create();
     cases = mc_golden_find(files_arena, "tests/exec", ".moir");
     goldens = without(without(mc_golden_find(files_arena, "tests/golden/passes", ".moir"), "carve-fp8"), "pipelines");
+    goldens = without(goldens, "absorb-mla");
+    absorbed = mc_golden_find(files_arena, "tests/golden/passes/absorb-mla", ".moir");
     carvings = mc_golden_find(files_arena, "tests/golden/passes/carve-fp8", ".moir");
     Suite *suite = suite_create("passes_exec");
     TCase *tc = tcase_create("same bits");
@@ -370,6 +379,7 @@ main(void)
     tcase_add_loop_test(tc, test_cases, 0, (int)cases.n);
     tcase_add_loop_test(tc, test_goldens, 0, N_PIPELINES);
     tcase_add_test(tc, test_fp8);
+    tcase_add_test(tc, test_absorbed);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

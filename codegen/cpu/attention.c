@@ -1,8 +1,8 @@
 /* sdpa: attention in one kernel for prefill and decode. The one idea: lanes are query rows. The rows of a block are the
  * (position, query head) pairs that share a key head; every lane runs the same scalar algorithm (online softmax over
  * blocks of KEYS keys that begin at multiples of KEYS), keys and values are broadcast from memory, and nothing is ever
- * added across lanes. So a query's bits depend on nothing but its keys, odd head sizes need no masks, K and V are read
- * as they lie, once per block of rows.
+ * added across lanes. So a query's bits depend on nothing but its keys, and odd head sizes need no masks. A block of
+ * keys, then of values, is copied together once for up to VECTORS vectors of rows.
  *
  *     scores[c][lane] = sum_i q[i][lane] * k[c][i]        TILE keys at a time in registers, i ascending
  *     out[j][lane]    = out[j][lane] * alpha + sum_c p[c][lane] * v[c][j]    TILE channels at a time, c ascending
@@ -15,7 +15,7 @@
 
 #include <math.h>
 
-enum { KEYS = 32, TILE = MC_DOT_TILE };
+enum { KEYS = 32, TILE = MC_DOT_TILE, VECTORS = 4 };
 enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT };
 enum { P_WIDTH, P_VALUE, P_FLAGS };
 enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32 };
@@ -23,28 +23,50 @@ enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32
 /* Stands for -inf where a finite number is needed: exp(anything - it) is never of inf - inf. */
 static const double lowest = -1e30;
 
+/* Scratch, in floats. Arrays of [VECTORS][vl] are indexed by the row of the block. */
+typedef struct areas {
+    int64_t qt, out, scores, low, high, max, sum, alpha, block, total;
+} areas;
+
 typedef struct attend {
     int64_t width, value, flags; /* channels of q and k; of v */
     LLVMValueRef q, k, v, o, sinks, select;
     LLVMValueRef S, H, KV, C, G, window, chunk, n_select;
     LLVMValueRef scale, cap;
-    LLVMValueRef k_step, v_step;                  /* bytes between positions */
-    LLVMValueRef qt, scores, out, low, high, max; /* scratch */
+    LLVMValueRef k_step, v_step;                                     /* bytes between positions */
+    LLVMValueRef qt, out, scores, low, high, max, sum, alpha, block; /* scratch */
     /* of the block of rows at work */
     LLVMValueRef b, kv, s0, first, n_rows; /* row r of the block: s0 + (first + r) / G, head (first + r) mod G */
-    LLVMValueRef k_base, v_base, list;
+    LLVMValueRef n_vectors, k_base, v_base, list;
 } attend;
+
+static areas
+lay_out(int64_t width, int64_t value, int vl)
+{
+    int64_t lanes = (int64_t)VECTORS * vl, at = 0;
+    areas a;
+    int64_t *const starts[] = {&a.qt, &a.out, &a.scores, &a.low, &a.high, &a.max, &a.sum, &a.alpha, &a.block, &a.total};
+    const int64_t sizes[] = {width * lanes,
+                             value * lanes,
+                             KEYS * lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             KEYS * (width > value ? width : value),
+                             0};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        *starts[i] = at;
+        at += sizes[i];
+    }
+    return a;
+}
 
 static int64_t
 lane_bytes(const mc_kb *kb)
 {
     return (int64_t)kb->vl * 4;
-}
-
-static uint64_t
-scratch_bytes(int64_t width, int64_t value, int vl)
-{
-    return (uint64_t)(width + value + KEYS + 3) * (uint64_t)vl * 4;
 }
 
 static LLVMValueRef
@@ -54,9 +76,25 @@ row_vector(mc_kb *kb, LLVMValueRef base, LLVMValueRef index)
 }
 
 static LLVMValueRef
-broadcast(mc_kb *kb, LLVMValueRef p)
+load_vector(mc_kb *kb, LLVMValueRef base, LLVMValueRef index)
 {
-    return kb_splat(kb, kb_load(kb, kb->f32, p, 4), kb->vl);
+    return kb_load(kb, kb->vf, row_vector(kb, base, index), 4);
+}
+
+static void
+load_scratch(mc_kb *kb, attend *a)
+{
+    areas at = lay_out(a->width, a->value, kb->vl);
+    LLVMValueRef scratch = kb_scratch(kb);
+    a->qt = kb_gepi(kb, scratch, at.qt * 4);
+    a->out = kb_gepi(kb, scratch, at.out * 4);
+    a->scores = kb_gepi(kb, scratch, at.scores * 4);
+    a->low = kb_gepi(kb, scratch, at.low * 4);
+    a->high = kb_gepi(kb, scratch, at.high * 4);
+    a->max = kb_gepi(kb, scratch, at.max * 4);
+    a->sum = kb_gepi(kb, scratch, at.sum * 4);
+    a->alpha = kb_gepi(kb, scratch, at.alpha * 4);
+    a->block = kb_gepi(kb, scratch, at.block * 4);
 }
 
 static void
@@ -81,12 +119,7 @@ load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
     if (a->flags & SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
     a->k_step = kb_mul(kb, a->KV, kb_i64(kb, a->width * 4));
     a->v_step = kb_mul(kb, a->KV, kb_i64(kb, a->value * 4));
-    a->qt = kb_scratch(kb);
-    a->scores = kb_gepi(kb, a->qt, a->width * lane_bytes(kb));
-    a->out = kb_gepi(kb, a->scores, KEYS * lane_bytes(kb));
-    a->low = kb_gepi(kb, a->out, a->value * lane_bytes(kb));
-    a->high = kb_gepi(kb, a->low, lane_bytes(kb));
-    a->max = kb_gepi(kb, a->high, lane_bytes(kb));
+    load_scratch(kb, a);
 }
 
 /* A sequence's keys: in a cache state there is room for cache_cap positions, else C follow each other. */
@@ -100,9 +133,9 @@ sequence_base(mc_kb *kb, const attend *a, LLVMValueRef p, int state_arg, LLVMVal
 }
 
 static LLVMValueRef
-blocks_of(mc_kb *kb, LLVMValueRef n)
+divide_up(mc_kb *kb, LLVMValueRef n, int64_t by)
 {
-    return kb_udiv(kb, kb_add(kb, n, kb_i64(kb, kb->vl - 1)), kb_i64(kb, kb->vl));
+    return kb_udiv(kb, kb_add(kb, n, kb_i64(kb, by - 1)), kb_i64(kb, by));
 }
 
 /* Tasks: (sequence, key head, block of rows); with `select` every position has its own keys, so blocks end with it. */
@@ -110,12 +143,14 @@ static kb_loop
 begin_tasks(mc_kb *kb, attend *a)
 {
     bool select = a->flags & SELECT;
+    int64_t rows = (int64_t)VECTORS * kb->vl;
     a->n_rows = select ? a->G : kb_mul(kb, a->S, a->G);
-    LLVMValueRef blocks = blocks_of(kb, a->n_rows), positions = select ? a->S : kb_i64(kb, 1);
+    LLVMValueRef blocks = divide_up(kb, a->n_rows, rows), positions = select ? a->S : kb_i64(kb, 1);
     LLVMValueRef n = kb_mul(kb, kb_mul(kb, kb_arg_int(kb, I_B), a->KV), kb_mul(kb, positions, blocks));
     kb_loop l = mc_rows_dealt(kb, n);
     LLVMValueRef left = kb_udiv(kb, l.i, blocks);
-    a->first = kb_mul(kb, kb_urem(kb, l.i, blocks), kb_i64(kb, kb->vl));
+    a->first = kb_mul(kb, kb_urem(kb, l.i, blocks), kb_i64(kb, rows));
+    a->n_vectors = divide_up(kb, kb_min(kb, kb_i64(kb, rows), kb_sub(kb, a->n_rows, a->first)), kb->vl);
     a->s0 = kb_i64(kb, 0);
     if (select) {
         a->s0 = kb_urem(kb, left, a->S);
@@ -130,6 +165,12 @@ begin_tasks(mc_kb *kb, attend *a)
         a->list = kb_elem(kb, a->select, kb_mul(kb, row, a->n_select), 4);
     }
     return l;
+}
+
+static kb_loop
+count_to(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
+{
+    return kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), n_carried, init);
 }
 
 /* ---- rows in, rows out ------------------------------------------------------------------------------------------ */
@@ -155,10 +196,18 @@ row_of(mc_kb *kb, const attend *a, LLVMValueRef lane)
 static void
 copy_lane(mc_kb *kb, LLVMValueRef from, int64_t from_step, LLVMValueRef to, int64_t to_step, int64_t n)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, n), kb_i64(kb, 1), 0, NULL);
+    kb_loop l = count_to(kb, kb_i64(kb, n), 0, NULL);
     LLVMValueRef e = kb_load(kb, kb->f32, kb_elem(kb, from, l.i, from_step), 4);
     kb_store(kb, e, kb_elem(kb, to, l.i, to_step), 4);
     kb_loop_end(kb, &l);
+}
+
+/* Where the lane of row r begins in an array of [VECTORS][n][vl]. */
+static LLVMValueRef
+lane_start(mc_kb *kb, LLVMValueRef base, LLVMValueRef r, int64_t n)
+{
+    LLVMValueRef vl = kb_i64(kb, kb->vl), vector = kb_mul(kb, kb_udiv(kb, r, vl), kb_i64(kb, n * kb->vl));
+    return kb_elem(kb, base, kb_add(kb, vector, kb_urem(kb, r, vl)), 4);
 }
 
 /* The first and last key that a query at `position` may see. */
@@ -176,12 +225,26 @@ key_range(mc_kb *kb, const attend *a, LLVMValueRef position, LLVMValueRef *low, 
     }
 }
 
-/* Fills the lanes' queries, key ranges and first maxima. *low, *high: the range of all lanes together. */
+/* A sink is a key whose score is known and whose value is 0: the maximum and the sum start from it. */
+static void
+start_sums(mc_kb *kb, const attend *a, const row *r, LLVMValueRef lane)
+{
+    LLVMValueRef max = kb_f32(kb, lowest), sum = kb_f32(kb, 0);
+    if (a->flags & SINKS) {
+        max = kb_fmax(kb, max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, r->head, 4), 4));
+        LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, max, kb_f32(kb, lowest));
+        sum = kb_select(kb, any, kb_f32(kb, 1), sum);
+    }
+    kb_store(kb, max, kb_elem(kb, a->max, lane, 4), 4);
+    kb_store(kb, sum, kb_elem(kb, a->sum, lane, 4), 4);
+}
+
+/* Fills the lanes' queries, key ranges and first sums. *low, *high: the range of all lanes together. */
 static void
 load_rows(mc_kb *kb, const attend *a, LLVMValueRef *low, LLVMValueRef *high)
 {
     LLVMValueRef init[2] = {a->C, kb_i64(kb, -1)};
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, kb->vl), kb_i64(kb, 1), 2, init);
+    kb_loop l = count_to(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, kb->vl)), 2, init);
     row r = row_of(kb, a, l.i);
     LLVMValueRef lo, hi;
     key_range(kb, a, r.position, &lo, &hi);
@@ -190,37 +253,31 @@ load_rows(mc_kb *kb, const attend *a, LLVMValueRef *low, LLVMValueRef *high)
     l.v[1] = kb_max(kb, l.v[1], hi);
     kb_store(kb, kb_convert(kb, lo, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
     kb_store(kb, kb_convert(kb, hi, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
-    LLVMValueRef max = kb_f32(kb, lowest);
-    if (a->flags & SINKS) max = kb_fmax(kb, max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, r.head, 4), 4));
-    kb_store(kb, max, kb_elem(kb, a->max, l.i, 4), 4);
+    start_sums(kb, a, &r, l.i);
     LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4);
-    copy_lane(kb, q, 4, kb_elem(kb, a->qt, l.i, 4), lane_bytes(kb), a->width);
+    copy_lane(kb, q, 4, lane_start(kb, a->qt, l.i, a->width), lane_bytes(kb), a->width);
     kb_loop_end(kb, &l);
     *low = l.v[0];
     *high = l.v[1];
+    kb_loop zero = count_to(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, a->value)), 0, NULL);
+    kb_store(kb, kb_const(kb->vf, 0), row_vector(kb, a->out, zero.i), 4);
+    kb_loop_end(kb, &zero);
 }
 
 static void
-zero_out(mc_kb *kb, const attend *a)
+store_rows(mc_kb *kb, const attend *a)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, a->value), kb_i64(kb, 1), 0, NULL);
-    kb_store(kb, kb_const(kb->vf, 0), row_vector(kb, a->out, l.i), 4);
-    kb_loop_end(kb, &l);
-}
-
-static void
-store_rows(mc_kb *kb, const attend *a, LLVMValueRef sum)
-{
-    LLVMValueRef zero = kb_const(kb->vf, 0), none = kb_fcmp(kb, LLVMRealOEQ, sum, zero); /* sees no key: 0 */
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, a->value), kb_i64(kb, 1), 0, NULL);
-    LLVMValueRef p = row_vector(kb, a->out, l.i);
+    LLVMValueRef zero = kb_const(kb->vf, 0), value = kb_i64(kb, a->value);
+    kb_loop l = count_to(kb, kb_mul(kb, a->n_vectors, value), 0, NULL);
+    LLVMValueRef p = row_vector(kb, a->out, l.i), sum = load_vector(kb, a->sum, kb_udiv(kb, l.i, value));
+    LLVMValueRef none = kb_fcmp(kb, LLVMRealOEQ, sum, zero); /* a row that sees no key gives 0 */
     kb_store(kb, kb_select(kb, none, zero, kb_fdiv(kb, kb_load(kb, kb->vf, p, 4), sum)), p, 4);
     kb_loop_end(kb, &l);
-    LLVMValueRef n = kb_min(kb, kb_i64(kb, kb->vl), kb_sub(kb, a->n_rows, a->first));
-    kb_loop lanes = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), 0, NULL);
+    LLVMValueRef n = kb_min(kb, kb_i64(kb, (int64_t)VECTORS * kb->vl), kb_sub(kb, a->n_rows, a->first));
+    kb_loop lanes = count_to(kb, n, 0, NULL);
     row r = row_of(kb, a, lanes.i);
     LLVMValueRef o = kb_elem(kb, a->o, r.index, a->value * 4);
-    copy_lane(kb, kb_elem(kb, a->out, lanes.i, 4), lane_bytes(kb), o, 4, a->value);
+    copy_lane(kb, lane_start(kb, a->out, lanes.i, a->value), lane_bytes(kb), o, 4, a->value);
     kb_loop_end(kb, &lanes);
 }
 
@@ -235,53 +292,55 @@ key_at(mc_kb *kb, const attend *a, LLVMValueRef j)
     return kb_select(kb, kb_icmp(kb, LLVMIntULT, key, a->C), key, kb_i64(kb, -1));
 }
 
-static LLVMValueRef
-memory_of(mc_kb *kb, LLVMValueRef base, LLVMValueRef step, LLVMValueRef key)
+/* Keys or values first..first+n-1 to the block, one after another. */
+static void
+copy_block(mc_kb *kb, const attend *a, LLVMValueRef base, LLVMValueRef step, int64_t width, LLVMValueRef first,
+           LLVMValueRef n)
 {
-    return kb_gep(kb, base, kb_mul(kb, kb_max(kb, key, kb_i64(kb, 0)), step));
+    kb_loop l = count_to(kb, n, 0, NULL);
+    LLVMValueRef key = kb_max(kb, key_at(kb, a, kb_add(kb, first, l.i)), kb_i64(kb, 0));
+    mc_copy_row(kb, kb_gep(kb, base, kb_mul(kb, key, step)), kb_elem(kb, a->block, l.i, width * 4), width);
+    kb_loop_end(kb, &l);
 }
 
-static LLVMValueRef
-finish_score(mc_kb *kb, const attend *a, LLVMValueRef dot, LLVMValueRef key, LLVMValueRef real)
+/* Products of the block's keys with one vector of rows, to `scores`; whole tiles, so some past the last key. */
+static void
+dot_block(mc_kb *kb, const attend *a, LLVMValueRef qt, LLVMValueRef scores, LLVMValueRef n)
 {
-    LLVMValueRef s = kb_fmul(kb, dot, a->scale);
+    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, TILE), 0, NULL);
+    LLVMValueRef acc[TILE];
+    mc_dot_tile(kb, qt, a->width, kb_elem(kb, a->block, l.i, a->width * 4), acc);
+    LLVMValueRef at = row_vector(kb, scores, l.i);
+    for (int u = 0; u < TILE; u++) kb_store(kb, acc[u], kb_gepi(kb, at, u * lane_bytes(kb)), 4);
+    kb_loop_end(kb, &l);
+}
+
+/* Products become scores, -inf where the row must not look; returns the maximum with `max`. */
+static LLVMValueRef
+mask_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef scores, LLVMValueRef first, LLVMValueRef n,
+           LLVMValueRef max)
+{
+    LLVMValueRef low = kb_load(kb, kb->vi, row_vector(kb, a->low, v), 4);
+    LLVMValueRef high = kb_load(kb, kb->vi, row_vector(kb, a->high, v), 4);
+    kb_loop l = count_to(kb, n, 1, &max);
+    LLVMValueRef at = row_vector(kb, scores, l.i), s = kb_fmul(kb, kb_load(kb, kb->vf, at, 4), a->scale);
     if (a->flags & SOFTCAP) s = kb_fmul(kb, a->cap, kb_tanh(kb, kb_fdiv(kb, s, a->cap)));
+    LLVMValueRef key = key_at(kb, a, kb_add(kb, first, l.i));
     LLVMValueRef c = kb_splat(kb, kb_convert(kb, key, kb->i32), kb->vl);
-    LLVMValueRef low = kb_load(kb, kb->vi, a->low, 4), high = kb_load(kb, kb->vi, a->high, 4);
     LLVMValueRef seen = kb_and(kb, kb_icmp(kb, LLVMIntSGE, c, low), kb_icmp(kb, LLVMIntSLE, c, high));
-    seen = kb_and(kb, seen, kb_splat(kb, real, kb->vl));
-    return kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL));
-}
-
-/* Scores of keys first..first+n-1 (n <= KEYS) go to scratch, rounded up to whole tiles with -inf; returns the maxima.
- */
-static LLVMValueRef
-score_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVMValueRef max)
-{
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, TILE), 1, &max);
-    LLVMValueRef keys[TILE], real[TILE], memory[TILE], acc[TILE], last = kb_sub(kb, n, kb_i64(kb, 1));
-    for (int u = 0; u < TILE; u++) {
-        LLVMValueRef j = kb_add(kb, l.i, kb_i64(kb, u));
-        real[u] = kb_icmp(kb, LLVMIntSLT, j, n);
-        keys[u] = key_at(kb, a, kb_add(kb, first, kb_min(kb, j, last)));
-        memory[u] = memory_of(kb, a->k_base, a->k_step, keys[u]);
-    }
-    mc_dot_tile(kb, a->qt, a->width, memory, acc);
-    for (int u = 0; u < TILE; u++) {
-        LLVMValueRef s = finish_score(kb, a, acc[u], keys[u], real[u]);
-        kb_store(kb, s, row_vector(kb, a->scores, kb_add(kb, l.i, kb_i64(kb, u))), 4);
-        l.v[0] = kb_fmax(kb, l.v[0], s);
-    }
+    s = kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL));
+    kb_store(kb, s, at, 4);
+    l.v[0] = kb_fmax(kb, l.v[0], s);
     kb_loop_end(kb, &l);
     return l.v[0];
 }
 
 /* Scores become exp(score - max); returns sum + what they add up to. */
 static LLVMValueRef
-exp_block(mc_kb *kb, const attend *a, LLVMValueRef n, LLVMValueRef max, LLVMValueRef sum)
+exp_block(mc_kb *kb, LLVMValueRef scores, LLVMValueRef n, LLVMValueRef max, LLVMValueRef sum)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), 1, &sum);
-    LLVMValueRef at = row_vector(kb, a->scores, l.i);
+    kb_loop l = count_to(kb, n, 1, &sum);
+    LLVMValueRef at = row_vector(kb, scores, l.i);
     LLVMValueRef p = kb_exp(kb, kb_fsub(kb, kb_load(kb, kb->vf, at, 4), max));
     kb_store(kb, p, at, 4);
     l.v[0] = kb_fadd(kb, l.v[0], p);
@@ -289,36 +348,74 @@ exp_block(mc_kb *kb, const attend *a, LLVMValueRef n, LLVMValueRef max, LLVMValu
     return l.v[0];
 }
 
-/* Channels j..j+count-1 of the output take this block's values. */
-static void
-value_tile(mc_kb *kb, const attend *a, LLVMValueRef j, int count, LLVMValueRef first, LLVMValueRef n,
-           LLVMValueRef alpha)
+/* Whether some row of vector v may see keys first..first+KEYS-1. To skip the others changes no bit of their results. */
+static LLVMValueRef
+sees_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef first)
 {
-    LLVMValueRef acc[TILE], base = kb_elem(kb, a->v_base, j, 4);
-    for (int u = 0; u < count; u++) {
-        LLVMValueRef p = row_vector(kb, a->out, kb_add(kb, j, kb_i64(kb, u)));
-        acc[u] = kb_fmul(kb, kb_load(kb, kb->vf, p, 4), alpha);
-    }
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), count, acc);
-    LLVMValueRef p = kb_load(kb, kb->vf, row_vector(kb, a->scores, l.i), 4);
-    LLVMValueRef v = memory_of(kb, base, a->v_step, key_at(kb, a, kb_add(kb, first, l.i)));
-    for (int u = 0; u < count; u++) l.v[u] = kb_fma(kb, broadcast(kb, kb_gepi(kb, v, u * 4)), p, l.v[u]);
+    if (a->flags & SELECT) return kb_bool(kb, true);
+    LLVMValueRef begin = kb_splat(kb, kb_convert(kb, first, kb->i32), kb->vl);
+    LLVMValueRef end = kb_add(kb, begin, kb_iconst(kb->vi, KEYS)), at = row_vector(kb, a->low, v);
+    LLVMValueRef low = kb_icmp(kb, LLVMIntSLT, kb_load(kb, kb->vi, at, 4), end);
+    at = row_vector(kb, a->high, v);
+    LLVMValueRef both = kb_and(kb, low, kb_icmp(kb, LLVMIntSGE, kb_load(kb, kb->vi, at, 4), begin));
+    LLVMValueRef args[1] = {both};
+    LLVMTypeRef type = LLVMTypeOf(both);
+    return kb_intrinsic(kb, "llvm.vector.reduce.or", &type, 1, args, 1);
+}
+
+/* From the block's keys to the weights of its values, for every vector of rows. */
+static void
+weigh_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
+{
+    kb_loop l = count_to(kb, a->n_vectors, 0, NULL);
+    kb_if sees = kb_if_begin(kb, sees_block(kb, a, l.i, first));
+    LLVMValueRef scores = kb_elem(kb, a->scores, l.i, KEYS * lane_bytes(kb));
+    dot_block(kb, a, kb_elem(kb, a->qt, l.i, a->width * lane_bytes(kb)), scores, n);
+    LLVMValueRef old = load_vector(kb, a->max, l.i), max = mask_block(kb, a, l.i, scores, first, n, old);
+    LLVMValueRef alpha = kb_exp(kb, kb_fsub(kb, old, max)), sum = load_vector(kb, a->sum, l.i);
+    sum = exp_block(kb, scores, n, max, kb_fmul(kb, sum, alpha));
+    kb_store(kb, max, row_vector(kb, a->max, l.i), 4);
+    kb_store(kb, sum, row_vector(kb, a->sum, l.i), 4);
+    kb_store(kb, alpha, row_vector(kb, a->alpha, l.i), 4);
+    kb_if_end(kb, &sees);
     kb_loop_end(kb, &l);
+}
+
+/* Channels j..j+count-1 of one vector of rows take the block's values. */
+static void
+value_tile(mc_kb *kb, const attend *a, LLVMValueRef out, LLVMValueRef scores, LLVMValueRef alpha, LLVMValueRef j,
+           int count, LLVMValueRef n)
+{
+    LLVMValueRef acc[TILE], base = kb_elem(kb, a->block, j, 4), to = row_vector(kb, out, j);
     for (int u = 0; u < count; u++) {
-        kb_store(kb, l.v[u], row_vector(kb, a->out, kb_add(kb, j, kb_i64(kb, u))), 4);
+        acc[u] = kb_fmul(kb, kb_load(kb, kb->vf, kb_gepi(kb, to, u * lane_bytes(kb)), 4), alpha);
     }
+    kb_loop l = count_to(kb, n, count, acc);
+    LLVMValueRef p = load_vector(kb, scores, l.i), v = kb_elem(kb, base, l.i, a->value * 4);
+    for (int u = 0; u < count; u++) {
+        LLVMValueRef x = kb_load(kb, kb->f32, kb_gepi(kb, v, u * 4), 4);
+        l.v[u] = kb_fma(kb, kb_splat(kb, x, kb->vl), p, l.v[u]);
+    }
+    kb_loop_end(kb, &l);
+    for (int u = 0; u < count; u++) kb_store(kb, l.v[u], kb_gepi(kb, to, u * lane_bytes(kb)), 4);
 }
 
 static void
-value_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVMValueRef alpha)
+add_values(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
 {
     int64_t whole = a->value / TILE * TILE;
+    kb_loop v = count_to(kb, a->n_vectors, 0, NULL);
+    kb_if sees = kb_if_begin(kb, sees_block(kb, a, v.i, first));
+    LLVMValueRef out = kb_elem(kb, a->out, v.i, a->value * lane_bytes(kb)), alpha = load_vector(kb, a->alpha, v.i);
+    LLVMValueRef scores = kb_elem(kb, a->scores, v.i, KEYS * lane_bytes(kb));
     if (whole) {
         kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, whole), kb_i64(kb, TILE), 0, NULL);
-        value_tile(kb, a, l.i, TILE, first, n, alpha);
+        value_tile(kb, a, out, scores, alpha, l.i, TILE, n);
         kb_loop_end(kb, &l);
     }
-    if (a->value > whole) value_tile(kb, a, kb_i64(kb, whole), (int)(a->value - whole), first, n, alpha);
+    if (a->value > whole) value_tile(kb, a, out, scores, alpha, kb_i64(kb, whole), (int)(a->value - whole), n);
+    kb_if_end(kb, &sees);
+    kb_loop_end(kb, &v);
 }
 
 /* The slots of the list up to the last that is used. */
@@ -326,7 +423,7 @@ static LLVMValueRef
 list_end(mc_kb *kb, const attend *a)
 {
     LLVMValueRef end = kb_i64(kb, 0);
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), a->n_select, kb_i64(kb, 1), 1, &end);
+    kb_loop l = count_to(kb, a->n_select, 1, &end);
     LLVMValueRef used = kb_icmp(kb, LLVMIntSGE, key_at(kb, a, l.i), kb_i64(kb, 0));
     l.v[0] = kb_select(kb, used, kb_add(kb, l.i, kb_i64(kb, 1)), l.v[0]);
     kb_loop_end(kb, &l);
@@ -336,30 +433,22 @@ list_end(mc_kb *kb, const attend *a)
 static void
 attend_rows(mc_kb *kb, const attend *a)
 {
-    LLVMValueRef begin, end, zero = kb_const(kb->vf, 0);
+    LLVMValueRef begin, end;
     load_rows(kb, a, &begin, &end);
-    zero_out(kb, a);
     end = kb_add(kb, end, kb_i64(kb, 1));
     begin = kb_and(kb, begin, kb_i64(kb, -KEYS));
     if (a->flags & SELECT) {
         begin = kb_i64(kb, 0);
         end = list_end(kb, a);
     }
-    LLVMValueRef state[2] = {kb_load(kb, kb->vf, a->max, 4), zero}; /* maximum and sum so far */
-    if (a->flags & SINKS) { /* a sink is a key whose score is known and whose value is 0 */
-        LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, state[0], kb_const(kb->vf, lowest));
-        state[1] = kb_select(kb, any, kb_const(kb->vf, 1.0), zero);
-    }
-    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, KEYS), 2, state);
+    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, KEYS), 0, NULL);
     LLVMValueRef n = kb_min(kb, kb_i64(kb, KEYS), kb_sub(kb, end, l.i));
-    LLVMValueRef max = score_block(kb, a, l.i, n, l.v[0]);
-    LLVMValueRef alpha = kb_exp(kb, kb_fsub(kb, l.v[0], max));
-    LLVMValueRef sum = exp_block(kb, a, n, max, kb_fmul(kb, l.v[1], alpha));
-    value_block(kb, a, l.i, n, alpha);
-    l.v[0] = max;
-    l.v[1] = sum;
+    copy_block(kb, a, a->k_base, a->k_step, a->width, l.i, n);
+    weigh_block(kb, a, l.i, n);
+    copy_block(kb, a, a->v_base, a->v_step, a->value, l.i, n);
+    add_values(kb, a, l.i, n);
     kb_loop_end(kb, &l);
-    store_rows(kb, a, l.v[1]);
+    store_rows(kb, a);
 }
 
 static void
@@ -422,5 +511,5 @@ mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
     mc_cpu_int(p, select ? select->type->dims[2] : mc_dim_const(0));
     mc_cpu_float(p, mc_attr_float(op, "scale"));
     mc_cpu_float(p, mc_attr_float(op, "softcap"));
-    mc_cpu_scratch(p, scratch_bytes(params[P_WIDTH], params[P_VALUE], p->vl));
+    mc_cpu_scratch(p, (uint64_t)lay_out(params[P_WIDTH], params[P_VALUE], p->vl).total * 4);
 }

@@ -107,8 +107,7 @@ def report(name, case, result, out, err):
 
 def run_case(case, folder, env):
     done = subprocess.run(["sh", "-c", case.command], cwd=folder / "work", env=env, capture_output=True, timeout=280)
-    out = done.stdout.decode(errors="replace").splitlines()
-    err = done.stderr.decode(errors="replace").splitlines()
+    out, err = ([line.rstrip() for line in s.decode(errors="replace").splitlines()] for s in (done.stdout, done.stderr))
     return done.returncode, out, err
 
 

@@ -11,6 +11,8 @@
     tool.py poke FILE OFFSET HEX          overwrites bytes; a negative offset counts from the end
     tool.py fill FILE NAME HEX            overwrites one tensor of a checkpoint with copies of a few bytes
     tool.py limit BYTES COMMAND...        runs a command that may not write longer files
+    tool.py terminal COMMAND...           runs it with standard error on a terminal; prints what is left on the last line,
+                                          and whether a progress line was there
     tool.py tiles FILE.s REGISTER         matmul tiles of an assembly file: use REGISTER, keep nothing on the stack
     tool.py size FILE                     "small" when at most 1 MB
     tool.py widest                        of standard input: lines and columns fit 24 x 100
@@ -20,10 +22,12 @@ import json
 import math
 import os
 import pathlib
+import pty
 import re
 import resource
 import signal
 import struct
+import subprocess
 import sys
 
 FORMATS = {"<f4": "f", "<i4": "i", "<i8": "q", "<f8": "d"}
@@ -123,6 +127,26 @@ def limit(n_bytes, *command):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then the write fails with EFBIG
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(n_bytes), int(n_bytes)))
     os.execvp(command[0], command)
+
+
+def terminal(*command):
+    master, slave = pty.openpty()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    process.wait()
+    lines = seen.decode().replace("\r\n", "\n").split("\n")
+    print("progress" if any("moec: linking, " in line for line in lines) else "no progress")
+    left = "".join(line.rsplit("\r\033[K", 1)[-1] for line in lines)
+    print(left or "clean")
 
 
 def tiles(path, register):

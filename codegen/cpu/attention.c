@@ -1,13 +1,16 @@
 /* sdpa: attention in one kernel for prefill and decode. The one idea: lanes are query rows. The rows of a block are the
  * (position, query head) pairs that share a key head; every lane runs the same scalar algorithm (online softmax over
- * blocks of KEYS keys that begin at multiples of KEYS), keys and values are broadcast from memory, and nothing is ever
- * added across lanes. So a query's bits depend on nothing but its keys, and odd head sizes need no masks. A block of
- * keys, then of values, is copied together once for up to VECTORS vectors of rows.
+ * blocks of MC_ATTEND_KEYS keys that begin at multiples of MC_ATTEND_KEYS), keys and values are broadcast from memory,
+ * and nothing is ever added across lanes. So a query's bits depend on nothing but its keys, and odd head sizes need no
+ * masks. A block of keys, then of values, is copied together once for up to four vectors of rows. Blocks of very few
+ * rows, as in decoding without shared key heads, take another form of the same arithmetic (attention_few.c).
  *
  *     scores[c][lane] = sum_i q[i][lane] * k[c][i]        TILE keys at a time in registers, i ascending
  *     out[j][lane]    = out[j][lane] * alpha + sum_c p[c][lane] * v[c][j]    TILE channels at a time, c ascending
  *
  * ptr: q, k, v, o, sinks, select   i: below   f: scale, softcap */
+#include "codegen/cpu/attention.h"
+
 #include "codegen/cpu/dot.h"
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/rows.h"
@@ -15,46 +18,30 @@
 
 #include <math.h>
 
-enum { KEYS = 32, TILE = MC_DOT_TILE, VECTORS = 4 };
+enum { TILE = MC_DOT_TILE };
 enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT };
 enum { P_WIDTH, P_VALUE, P_FLAGS };
-enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32 };
 
-/* Stands for -inf where a finite number is needed: exp(anything - it) is never of inf - inf. */
-static const double lowest = -1e30;
-
-/* Scratch, in floats. Arrays of [VECTORS][vl] are indexed by the row of the block. */
+/* Scratch, in floats. Arrays of [vectors][vl] are indexed by the row of the block. */
 typedef struct areas {
     int64_t qt, out, scores, low, high, max, sum, alpha, block, total;
 } areas;
 
-typedef struct attend {
-    int64_t width, value, flags; /* channels of q and k; of v */
-    LLVMValueRef q, k, v, o, sinks, select;
-    LLVMValueRef S, H, KV, C, G, window, chunk, n_select;
-    LLVMValueRef scale, cap;
-    LLVMValueRef k_step, v_step;                                     /* bytes between positions */
-    LLVMValueRef qt, out, scores, low, high, max, sum, alpha, block; /* scratch */
-    /* of the block of rows at work */
-    LLVMValueRef b, kv, s0, first, n_rows; /* row r of the block: s0 + (first + r) / G, head (first + r) mod G */
-    LLVMValueRef n_vectors, k_base, v_base, list;
-} attend;
-
 static areas
 lay_out(int64_t width, int64_t value, int vl)
 {
-    int64_t lanes = (int64_t)VECTORS * vl, at = 0;
+    int64_t lanes = (int64_t)MC_ATTEND_VECTORS * vl, at = 0;
     areas a;
     int64_t *const starts[] = {&a.qt, &a.out, &a.scores, &a.low, &a.high, &a.max, &a.sum, &a.alpha, &a.block, &a.total};
     const int64_t sizes[] = {width * lanes,
                              value * lanes,
-                             KEYS * lanes,
+                             MC_ATTEND_KEYS * lanes,
                              lanes,
                              lanes,
                              lanes,
                              lanes,
                              lanes,
-                             KEYS * (width > value ? width : value),
+                             MC_ATTEND_KEYS * (width > value ? width : value),
                              0};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *starts[i] = at;
@@ -82,7 +69,7 @@ load_vector(mc_kb *kb, LLVMValueRef base, LLVMValueRef index)
 }
 
 static void
-load_scratch(mc_kb *kb, attend *a)
+load_scratch(mc_kb *kb, mc_attend *a)
 {
     areas at = lay_out(a->width, a->value, kb->vl);
     LLVMValueRef scratch = kb_scratch(kb);
@@ -98,25 +85,25 @@ load_scratch(mc_kb *kb, attend *a)
 }
 
 static void
-load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
+load_arguments(mc_kb *kb, mc_attend *a, const mc_cpu_kernel *k)
 {
-    *a = (attend){.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
+    *a = (mc_attend){.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
     a->q = kb_arg_ptr(kb, 0);
     a->k = kb_arg_ptr(kb, 1);
     a->v = kb_arg_ptr(kb, 2);
     a->o = kb_arg_ptr(kb, 3);
-    if (a->flags & SINKS) a->sinks = kb_arg_ptr(kb, 4);
-    if (a->flags & SELECT) a->select = kb_arg_ptr(kb, 5);
+    if (a->flags & MC_ATTEND_SINKS) a->sinks = kb_arg_ptr(kb, 4);
+    if (a->flags & MC_ATTEND_SELECT) a->select = kb_arg_ptr(kb, 5);
     a->S = kb_arg_int(kb, I_S);
     a->H = kb_arg_int(kb, I_H);
     a->KV = kb_arg_int(kb, I_KV);
     a->C = kb_arg_int(kb, I_C);
     a->G = kb_udiv(kb, a->H, a->KV);
-    if (a->flags & WINDOW) a->window = kb_arg_int(kb, I_WINDOW);
-    if (a->flags & CHUNKED) a->chunk = kb_arg_int(kb, I_CHUNK);
-    if (a->flags & SELECT) a->n_select = kb_arg_int(kb, I_SELECT);
+    if (a->flags & MC_ATTEND_WINDOW) a->window = kb_arg_int(kb, I_WINDOW);
+    if (a->flags & MC_ATTEND_CHUNKED) a->chunk = kb_arg_int(kb, I_CHUNK);
+    if (a->flags & MC_ATTEND_SELECT) a->n_select = kb_arg_int(kb, I_SELECT);
     a->scale = kb_splat(kb, kb_arg_float(kb, 0), kb->vl);
-    if (a->flags & SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
+    if (a->flags & MC_ATTEND_SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
     a->k_step = kb_mul(kb, a->KV, kb_i64(kb, a->width * 4));
     a->v_step = kb_mul(kb, a->KV, kb_i64(kb, a->value * 4));
     load_scratch(kb, a);
@@ -124,7 +111,7 @@ load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
 
 /* A sequence's keys: in a cache state there is room for cache_cap positions, else C follow each other. */
 static LLVMValueRef
-sequence_base(mc_kb *kb, const attend *a, LLVMValueRef p, int state_arg, LLVMValueRef step, int64_t width)
+sequence_base(mc_kb *kb, const mc_attend *a, LLVMValueRef p, int state_arg, LLVMValueRef step, int64_t width)
 {
     LLVMValueRef in_state = kb_icmp(kb, LLVMIntNE, kb_arg_int(kb, state_arg), kb_i64(kb, 0));
     LLVMValueRef positions = kb_select(kb, in_state, kb_cache_cap(kb), a->C);
@@ -140,10 +127,10 @@ divide_up(mc_kb *kb, LLVMValueRef n, int64_t by)
 
 /* Tasks: (sequence, key head, block of rows); with `select` every position has its own keys, so blocks end with it. */
 static kb_loop
-begin_tasks(mc_kb *kb, attend *a)
+begin_tasks(mc_kb *kb, mc_attend *a)
 {
-    bool select = a->flags & SELECT;
-    int64_t rows = (int64_t)VECTORS * kb->vl;
+    bool select = a->flags & MC_ATTEND_SELECT;
+    int64_t rows = (int64_t)MC_ATTEND_VECTORS * kb->vl;
     a->n_rows = select ? a->G : kb_mul(kb, a->S, a->G);
     LLVMValueRef blocks = divide_up(kb, a->n_rows, rows), positions = select ? a->S : kb_i64(kb, 1);
     LLVMValueRef n = kb_mul(kb, kb_mul(kb, kb_arg_int(kb, I_B), a->KV), kb_mul(kb, positions, blocks));
@@ -167,23 +154,19 @@ begin_tasks(mc_kb *kb, attend *a)
     return l;
 }
 
-static kb_loop
-count_to(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
+kb_loop
+mc_attend_count(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
 {
     return kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), n_carried, init);
 }
 
 /* ---- rows in, rows out ------------------------------------------------------------------------------------------ */
 
-typedef struct row {
-    LLVMValueRef valid, position, head, index; /* index: of (b, s, head) */
-} row;
-
-static row
-row_of(mc_kb *kb, const attend *a, LLVMValueRef lane)
+mc_attend_row
+mc_attend_row_of(mc_kb *kb, const mc_attend *a, LLVMValueRef r)
 {
-    LLVMValueRef r = kb_add(kb, a->first, lane);
-    row out = {.valid = kb_icmp(kb, LLVMIntSLT, r, a->n_rows)};
+    r = kb_add(kb, a->first, r);
+    mc_attend_row out = {.valid = kb_icmp(kb, LLVMIntSLT, r, a->n_rows)};
     r = kb_min(kb, r, kb_sub(kb, a->n_rows, kb_i64(kb, 1)));
     LLVMValueRef s = kb_add(kb, a->s0, kb_udiv(kb, r, a->G));
     out.head = kb_add(kb, kb_mul(kb, a->kv, a->G), kb_urem(kb, r, a->G));
@@ -196,13 +179,13 @@ row_of(mc_kb *kb, const attend *a, LLVMValueRef lane)
 static void
 copy_lane(mc_kb *kb, LLVMValueRef from, int64_t from_step, LLVMValueRef to, int64_t to_step, int64_t n)
 {
-    kb_loop l = count_to(kb, kb_i64(kb, n), 0, NULL);
+    kb_loop l = mc_attend_count(kb, kb_i64(kb, n), 0, NULL);
     LLVMValueRef e = kb_load(kb, kb->f32, kb_elem(kb, from, l.i, from_step), 4);
     kb_store(kb, e, kb_elem(kb, to, l.i, to_step), 4);
     kb_loop_end(kb, &l);
 }
 
-/* Where the lane of row r begins in an array of [VECTORS][n][vl]. */
+/* Where the lane of row r begins in an array of [MC_ATTEND_VECTORS][n][vl]. */
 static LLVMValueRef
 lane_start(mc_kb *kb, LLVMValueRef base, LLVMValueRef r, int64_t n)
 {
@@ -210,72 +193,71 @@ lane_start(mc_kb *kb, LLVMValueRef base, LLVMValueRef r, int64_t n)
     return kb_elem(kb, base, kb_add(kb, vector, kb_urem(kb, r, vl)), 4);
 }
 
-/* The first and last key that a query at `position` may see. */
-static void
-key_range(mc_kb *kb, const attend *a, LLVMValueRef position, LLVMValueRef *low, LLVMValueRef *high)
+void
+mc_attend_range(mc_kb *kb, const mc_attend *a, LLVMValueRef position, LLVMValueRef *low, LLVMValueRef *high)
 {
     LLVMValueRef one = kb_i64(kb, 1);
     *low = kb_i64(kb, 0);
-    *high = a->flags & CAUSAL ? position : kb_sub(kb, a->C, one);
-    if (a->flags & WINDOW) *low = kb_max(kb, *low, kb_add(kb, kb_sub(kb, position, a->window), one));
-    if (a->flags & CHUNKED) {
+    *high = a->flags & MC_ATTEND_CAUSAL ? position : kb_sub(kb, a->C, one);
+    if (a->flags & MC_ATTEND_WINDOW) *low = kb_max(kb, *low, kb_add(kb, kb_sub(kb, position, a->window), one));
+    if (a->flags & MC_ATTEND_CHUNKED) {
         LLVMValueRef begin = kb_mul(kb, kb_udiv(kb, position, a->chunk), a->chunk);
         *low = kb_max(kb, *low, begin);
         *high = kb_min(kb, *high, kb_sub(kb, kb_add(kb, begin, a->chunk), one));
     }
 }
 
-/* A sink is a key whose score is known and whose value is 0: the maximum and the sum start from it. */
-static void
-start_sums(mc_kb *kb, const attend *a, const row *r, LLVMValueRef lane)
+void
+mc_attend_start(mc_kb *kb, const mc_attend *a, LLVMValueRef head, LLVMValueRef *max, LLVMValueRef *sum)
 {
-    LLVMValueRef max = kb_f32(kb, lowest), sum = kb_f32(kb, 0);
-    if (a->flags & SINKS) {
-        max = kb_fmax(kb, max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, r->head, 4), 4));
-        LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, max, kb_f32(kb, lowest));
-        sum = kb_select(kb, any, kb_f32(kb, 1), sum);
-    }
-    kb_store(kb, max, kb_elem(kb, a->max, lane, 4), 4);
-    kb_store(kb, sum, kb_elem(kb, a->sum, lane, 4), 4);
+    *max = kb_f32(kb, MC_ATTEND_LOWEST);
+    *sum = kb_f32(kb, 0);
+    if (!(a->flags & MC_ATTEND_SINKS)) return;
+    *max = kb_fmax(kb, *max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, head, 4), 4));
+    LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, *max, kb_f32(kb, MC_ATTEND_LOWEST));
+    *sum = kb_select(kb, any, kb_f32(kb, 1), *sum);
 }
 
 /* Fills the lanes' queries, key ranges and first sums. *low, *high: the range of all lanes together. */
 static void
-load_rows(mc_kb *kb, const attend *a, LLVMValueRef *low, LLVMValueRef *high)
+load_rows(mc_kb *kb, const mc_attend *a, LLVMValueRef *low, LLVMValueRef *high)
 {
     LLVMValueRef init[2] = {a->C, kb_i64(kb, -1)};
-    kb_loop l = count_to(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, kb->vl)), 2, init);
-    row r = row_of(kb, a, l.i);
+    kb_loop l = mc_attend_count(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, kb->vl)), 2, init);
+    mc_attend_row r = mc_attend_row_of(kb, a, l.i);
     LLVMValueRef lo, hi;
-    key_range(kb, a, r.position, &lo, &hi);
+    mc_attend_range(kb, a, r.position, &lo, &hi);
     hi = kb_select(kb, r.valid, hi, kb_i64(kb, -1));
     l.v[0] = kb_select(kb, r.valid, kb_min(kb, l.v[0], lo), l.v[0]);
     l.v[1] = kb_max(kb, l.v[1], hi);
     kb_store(kb, kb_convert(kb, lo, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
     kb_store(kb, kb_convert(kb, hi, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
-    start_sums(kb, a, &r, l.i);
+    LLVMValueRef max, sum;
+    mc_attend_start(kb, a, r.head, &max, &sum);
+    kb_store(kb, max, kb_elem(kb, a->max, l.i, 4), 4);
+    kb_store(kb, sum, kb_elem(kb, a->sum, l.i, 4), 4);
     LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4);
     copy_lane(kb, q, 4, lane_start(kb, a->qt, l.i, a->width), lane_bytes(kb), a->width);
     kb_loop_end(kb, &l);
     *low = l.v[0];
     *high = l.v[1];
-    kb_loop zero = count_to(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, a->value)), 0, NULL);
+    kb_loop zero = mc_attend_count(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, a->value)), 0, NULL);
     kb_store(kb, kb_const(kb->vf, 0), row_vector(kb, a->out, zero.i), 4);
     kb_loop_end(kb, &zero);
 }
 
 static void
-store_rows(mc_kb *kb, const attend *a)
+store_rows(mc_kb *kb, const mc_attend *a)
 {
     LLVMValueRef zero = kb_const(kb->vf, 0), value = kb_i64(kb, a->value);
-    kb_loop l = count_to(kb, kb_mul(kb, a->n_vectors, value), 0, NULL);
+    kb_loop l = mc_attend_count(kb, kb_mul(kb, a->n_vectors, value), 0, NULL);
     LLVMValueRef p = row_vector(kb, a->out, l.i), sum = load_vector(kb, a->sum, kb_udiv(kb, l.i, value));
     LLVMValueRef none = kb_fcmp(kb, LLVMRealOEQ, sum, zero); /* a row that sees no key gives 0 */
     kb_store(kb, kb_select(kb, none, zero, kb_fdiv(kb, kb_load(kb, kb->vf, p, 4), sum)), p, 4);
     kb_loop_end(kb, &l);
-    LLVMValueRef n = kb_min(kb, kb_i64(kb, (int64_t)VECTORS * kb->vl), kb_sub(kb, a->n_rows, a->first));
-    kb_loop lanes = count_to(kb, n, 0, NULL);
-    row r = row_of(kb, a, lanes.i);
+    LLVMValueRef n = kb_min(kb, kb_i64(kb, (int64_t)MC_ATTEND_VECTORS * kb->vl), kb_sub(kb, a->n_rows, a->first));
+    kb_loop lanes = mc_attend_count(kb, n, 0, NULL);
+    mc_attend_row r = mc_attend_row_of(kb, a, lanes.i);
     LLVMValueRef o = kb_elem(kb, a->o, r.index, a->value * 4);
     copy_lane(kb, lane_start(kb, a->out, lanes.i, a->value), lane_bytes(kb), o, 4, a->value);
     kb_loop_end(kb, &lanes);
@@ -283,29 +265,27 @@ store_rows(mc_kb *kb, const attend *a)
 
 /* ---- one block of keys ------------------------------------------------------------------------------------------ */
 
-/* Where the keys come from: slot j of the list, or position j itself. -1 for an empty slot. */
-static LLVMValueRef
-key_at(mc_kb *kb, const attend *a, LLVMValueRef j)
+LLVMValueRef
+mc_attend_key(mc_kb *kb, const mc_attend *a, LLVMValueRef j)
 {
-    if (!(a->flags & SELECT)) return j;
+    if (!(a->flags & MC_ATTEND_SELECT)) return j;
     LLVMValueRef key = kb_convert(kb, kb_load(kb, kb->i32, kb_elem(kb, a->list, j, 4), 4), kb->i64);
     return kb_select(kb, kb_icmp(kb, LLVMIntULT, key, a->C), key, kb_i64(kb, -1));
 }
 
-/* Keys or values first..first+n-1 to the block, one after another. */
-static void
-copy_block(mc_kb *kb, const attend *a, LLVMValueRef base, LLVMValueRef step, int64_t width, LLVMValueRef first,
-           LLVMValueRef n)
+void
+mc_attend_copy(mc_kb *kb, const mc_attend *a, LLVMValueRef base, LLVMValueRef step, int64_t width, LLVMValueRef first,
+               LLVMValueRef n)
 {
-    kb_loop l = count_to(kb, n, 0, NULL);
-    LLVMValueRef key = kb_max(kb, key_at(kb, a, kb_add(kb, first, l.i)), kb_i64(kb, 0));
+    kb_loop l = mc_attend_count(kb, n, 0, NULL);
+    LLVMValueRef key = kb_max(kb, mc_attend_key(kb, a, kb_add(kb, first, l.i)), kb_i64(kb, 0));
     mc_copy_row(kb, kb_gep(kb, base, kb_mul(kb, key, step)), kb_elem(kb, a->block, l.i, width * 4), width);
     kb_loop_end(kb, &l);
 }
 
 /* Products of the block's keys with one vector of rows, to `scores`; whole tiles, so some past the last key. */
 static void
-dot_block(mc_kb *kb, const attend *a, LLVMValueRef qt, LLVMValueRef scores, LLVMValueRef n)
+dot_block(mc_kb *kb, const mc_attend *a, LLVMValueRef qt, LLVMValueRef scores, LLVMValueRef n)
 {
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, TILE), 0, NULL);
     LLVMValueRef acc[TILE];
@@ -317,15 +297,15 @@ dot_block(mc_kb *kb, const attend *a, LLVMValueRef qt, LLVMValueRef scores, LLVM
 
 /* Products become scores, -inf where the row must not look; returns the maximum with `max`. */
 static LLVMValueRef
-mask_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef scores, LLVMValueRef first, LLVMValueRef n,
+mask_block(mc_kb *kb, const mc_attend *a, LLVMValueRef v, LLVMValueRef scores, LLVMValueRef first, LLVMValueRef n,
            LLVMValueRef max)
 {
     LLVMValueRef low = kb_load(kb, kb->vi, row_vector(kb, a->low, v), 4);
     LLVMValueRef high = kb_load(kb, kb->vi, row_vector(kb, a->high, v), 4);
-    kb_loop l = count_to(kb, n, 1, &max);
+    kb_loop l = mc_attend_count(kb, n, 1, &max);
     LLVMValueRef at = row_vector(kb, scores, l.i), s = kb_fmul(kb, kb_load(kb, kb->vf, at, 4), a->scale);
-    if (a->flags & SOFTCAP) s = kb_fmul(kb, a->cap, kb_tanh(kb, kb_fdiv(kb, s, a->cap)));
-    LLVMValueRef key = key_at(kb, a, kb_add(kb, first, l.i));
+    if (a->flags & MC_ATTEND_SOFTCAP) s = kb_fmul(kb, a->cap, kb_tanh(kb, kb_fdiv(kb, s, a->cap)));
+    LLVMValueRef key = mc_attend_key(kb, a, kb_add(kb, first, l.i));
     LLVMValueRef c = kb_splat(kb, kb_convert(kb, key, kb->i32), kb->vl);
     LLVMValueRef seen = kb_and(kb, kb_icmp(kb, LLVMIntSGE, c, low), kb_icmp(kb, LLVMIntSLE, c, high));
     s = kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL));
@@ -339,7 +319,7 @@ mask_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef scores, LLVM
 static LLVMValueRef
 exp_block(mc_kb *kb, LLVMValueRef scores, LLVMValueRef n, LLVMValueRef max, LLVMValueRef sum)
 {
-    kb_loop l = count_to(kb, n, 1, &sum);
+    kb_loop l = mc_attend_count(kb, n, 1, &sum);
     LLVMValueRef at = row_vector(kb, scores, l.i);
     LLVMValueRef p = kb_exp(kb, kb_fsub(kb, kb_load(kb, kb->vf, at, 4), max));
     kb_store(kb, p, at, 4);
@@ -348,13 +328,14 @@ exp_block(mc_kb *kb, LLVMValueRef scores, LLVMValueRef n, LLVMValueRef max, LLVM
     return l.v[0];
 }
 
-/* Whether some row of vector v may see keys first..first+KEYS-1. To skip the others changes no bit of their results. */
+/* Whether some row of vector v may see keys first..first+MC_ATTEND_KEYS-1. To skip the others changes no bit of their
+ * results. */
 static LLVMValueRef
-sees_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef first)
+sees_block(mc_kb *kb, const mc_attend *a, LLVMValueRef v, LLVMValueRef first)
 {
-    if (a->flags & SELECT) return kb_bool(kb, true);
+    if (a->flags & MC_ATTEND_SELECT) return kb_bool(kb, true);
     LLVMValueRef begin = kb_splat(kb, kb_convert(kb, first, kb->i32), kb->vl);
-    LLVMValueRef end = kb_add(kb, begin, kb_iconst(kb->vi, KEYS)), at = row_vector(kb, a->low, v);
+    LLVMValueRef end = kb_add(kb, begin, kb_iconst(kb->vi, MC_ATTEND_KEYS)), at = row_vector(kb, a->low, v);
     LLVMValueRef low = kb_icmp(kb, LLVMIntSLT, kb_load(kb, kb->vi, at, 4), end);
     at = row_vector(kb, a->high, v);
     LLVMValueRef both = kb_and(kb, low, kb_icmp(kb, LLVMIntSGE, kb_load(kb, kb->vi, at, 4), begin));
@@ -365,11 +346,11 @@ sees_block(mc_kb *kb, const attend *a, LLVMValueRef v, LLVMValueRef first)
 
 /* From the block's keys to the weights of its values, for every vector of rows. */
 static void
-weigh_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
+weigh_block(mc_kb *kb, const mc_attend *a, LLVMValueRef first, LLVMValueRef n)
 {
-    kb_loop l = count_to(kb, a->n_vectors, 0, NULL);
+    kb_loop l = mc_attend_count(kb, a->n_vectors, 0, NULL);
     kb_if sees = kb_if_begin(kb, sees_block(kb, a, l.i, first));
-    LLVMValueRef scores = kb_elem(kb, a->scores, l.i, KEYS * lane_bytes(kb));
+    LLVMValueRef scores = kb_elem(kb, a->scores, l.i, MC_ATTEND_KEYS * lane_bytes(kb));
     dot_block(kb, a, kb_elem(kb, a->qt, l.i, a->width * lane_bytes(kb)), scores, n);
     LLVMValueRef old = load_vector(kb, a->max, l.i), max = mask_block(kb, a, l.i, scores, first, n, old);
     LLVMValueRef alpha = kb_exp(kb, kb_fsub(kb, old, max)), sum = load_vector(kb, a->sum, l.i);
@@ -383,14 +364,14 @@ weigh_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
 
 /* Channels j..j+count-1 of one vector of rows take the block's values. */
 static void
-value_tile(mc_kb *kb, const attend *a, LLVMValueRef out, LLVMValueRef scores, LLVMValueRef alpha, LLVMValueRef j,
+value_tile(mc_kb *kb, const mc_attend *a, LLVMValueRef out, LLVMValueRef scores, LLVMValueRef alpha, LLVMValueRef j,
            int count, LLVMValueRef n)
 {
     LLVMValueRef acc[TILE], base = kb_elem(kb, a->block, j, 4), to = row_vector(kb, out, j);
     for (int u = 0; u < count; u++) {
         acc[u] = kb_fmul(kb, kb_load(kb, kb->vf, kb_gepi(kb, to, u * lane_bytes(kb)), 4), alpha);
     }
-    kb_loop l = count_to(kb, n, count, acc);
+    kb_loop l = mc_attend_count(kb, n, count, acc);
     LLVMValueRef p = load_vector(kb, scores, l.i), v = kb_elem(kb, base, l.i, a->value * 4);
     for (int u = 0; u < count; u++) {
         LLVMValueRef x = kb_load(kb, kb->f32, kb_gepi(kb, v, u * 4), 4);
@@ -401,13 +382,13 @@ value_tile(mc_kb *kb, const attend *a, LLVMValueRef out, LLVMValueRef scores, LL
 }
 
 static void
-add_values(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
+add_values(mc_kb *kb, const mc_attend *a, LLVMValueRef first, LLVMValueRef n)
 {
     int64_t whole = a->value / TILE * TILE;
-    kb_loop v = count_to(kb, a->n_vectors, 0, NULL);
+    kb_loop v = mc_attend_count(kb, a->n_vectors, 0, NULL);
     kb_if sees = kb_if_begin(kb, sees_block(kb, a, v.i, first));
     LLVMValueRef out = kb_elem(kb, a->out, v.i, a->value * lane_bytes(kb)), alpha = load_vector(kb, a->alpha, v.i);
-    LLVMValueRef scores = kb_elem(kb, a->scores, v.i, KEYS * lane_bytes(kb));
+    LLVMValueRef scores = kb_elem(kb, a->scores, v.i, MC_ATTEND_KEYS * lane_bytes(kb));
     if (whole) {
         kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, whole), kb_i64(kb, TILE), 0, NULL);
         value_tile(kb, a, out, scores, alpha, l.i, TILE, n);
@@ -418,34 +399,33 @@ add_values(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n)
     kb_loop_end(kb, &v);
 }
 
-/* The slots of the list up to the last that is used. */
-static LLVMValueRef
-list_end(mc_kb *kb, const attend *a)
+LLVMValueRef
+mc_attend_list_end(mc_kb *kb, const mc_attend *a)
 {
     LLVMValueRef end = kb_i64(kb, 0);
-    kb_loop l = count_to(kb, a->n_select, 1, &end);
-    LLVMValueRef used = kb_icmp(kb, LLVMIntSGE, key_at(kb, a, l.i), kb_i64(kb, 0));
+    kb_loop l = mc_attend_count(kb, a->n_select, 1, &end);
+    LLVMValueRef used = kb_icmp(kb, LLVMIntSGE, mc_attend_key(kb, a, l.i), kb_i64(kb, 0));
     l.v[0] = kb_select(kb, used, kb_add(kb, l.i, kb_i64(kb, 1)), l.v[0]);
     kb_loop_end(kb, &l);
     return l.v[0];
 }
 
 static void
-attend_rows(mc_kb *kb, const attend *a)
+attend_rows(mc_kb *kb, const mc_attend *a)
 {
     LLVMValueRef begin, end;
     load_rows(kb, a, &begin, &end);
     end = kb_add(kb, end, kb_i64(kb, 1));
-    begin = kb_and(kb, begin, kb_i64(kb, -KEYS));
-    if (a->flags & SELECT) {
+    begin = kb_and(kb, begin, kb_i64(kb, -MC_ATTEND_KEYS));
+    if (a->flags & MC_ATTEND_SELECT) {
         begin = kb_i64(kb, 0);
-        end = list_end(kb, a);
+        end = mc_attend_list_end(kb, a);
     }
-    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, KEYS), 0, NULL);
-    LLVMValueRef n = kb_min(kb, kb_i64(kb, KEYS), kb_sub(kb, end, l.i));
-    copy_block(kb, a, a->k_base, a->k_step, a->width, l.i, n);
+    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, MC_ATTEND_KEYS), 0, NULL);
+    LLVMValueRef n = kb_min(kb, kb_i64(kb, MC_ATTEND_KEYS), kb_sub(kb, end, l.i));
+    mc_attend_copy(kb, a, a->k_base, a->k_step, a->width, l.i, n);
     weigh_block(kb, a, l.i, n);
-    copy_block(kb, a, a->v_base, a->v_step, a->value, l.i, n);
+    mc_attend_copy(kb, a, a->v_base, a->v_step, a->value, l.i, n);
     add_values(kb, a, l.i, n);
     kb_loop_end(kb, &l);
     store_rows(kb, a);
@@ -455,10 +435,15 @@ static void
 emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
-    attend a;
+    mc_attend a;
     load_arguments(kb, &a, k);
     kb_loop l = begin_tasks(kb, &a);
+    LLVMValueRef few = kb_sub(kb, a.n_rows, a.first);
+    kb_if c = kb_if_begin(kb, kb_icmp(kb, LLVMIntSLE, few, kb_i64(kb, MC_ATTEND_FEW)));
+    mc_attend_few(kb, &a);
+    kb_else(kb, &c);
     attend_rows(kb, &a);
+    kb_if_end(kb, &c);
     mc_rows_end(kb, &l);
     kb_kernel_end(kb);
 }
@@ -469,12 +454,12 @@ static int64_t
 flags_of(const mc_op *op)
 {
     int64_t flags = 0;
-    if (mc_attr_bool(op, "causal")) flags |= CAUSAL;
-    if (mc_attr_int(op, "window")) flags |= WINDOW;
-    if (mc_attr_int(op, "chunk")) flags |= CHUNKED;
-    if (mc_attr_float(op, "softcap") != 0) flags |= SOFTCAP;
-    if (mc_operand(op, 3)) flags |= SINKS;
-    if (mc_operand(op, 4)) flags |= SELECT;
+    if (mc_attr_bool(op, "causal")) flags |= MC_ATTEND_CAUSAL;
+    if (mc_attr_int(op, "window")) flags |= MC_ATTEND_WINDOW;
+    if (mc_attr_int(op, "chunk")) flags |= MC_ATTEND_CHUNKED;
+    if (mc_attr_float(op, "softcap") != 0) flags |= MC_ATTEND_SOFTCAP;
+    if (mc_operand(op, 3)) flags |= MC_ATTEND_SINKS;
+    if (mc_operand(op, 4)) flags |= MC_ATTEND_SELECT;
     return flags;
 }
 

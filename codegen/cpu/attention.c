@@ -20,7 +20,7 @@
 
 enum { TILE = MC_DOT_TILE };
 enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT };
-enum { P_WIDTH, P_VALUE, P_FLAGS };
+enum { P_WIDTH, P_VALUE, P_FLAGS, P_FEW };
 
 /* Scratch, in floats. Arrays of [vectors][vl] are indexed by the row of the block. */
 typedef struct areas {
@@ -438,12 +438,16 @@ emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
     mc_attend a;
     load_arguments(kb, &a, k);
     kb_loop l = begin_tasks(kb, &a);
-    LLVMValueRef few = kb_sub(kb, a.n_rows, a.first);
-    kb_if c = kb_if_begin(kb, kb_icmp(kb, LLVMIntSLE, few, kb_i64(kb, MC_ATTEND_FEW)));
-    mc_attend_few(kb, &a);
-    kb_else(kb, &c);
-    attend_rows(kb, &a);
-    kb_if_end(kb, &c);
+    if (k->p[P_FEW]) {
+        LLVMValueRef rows = kb_sub(kb, a.n_rows, a.first);
+        kb_if few = kb_if_begin(kb, kb_icmp(kb, LLVMIntSLE, rows, kb_i64(kb, MC_ATTEND_FEW)));
+        mc_attend_few(kb, &a);
+        kb_else(kb, &few);
+        attend_rows(kb, &a);
+        kb_if_end(kb, &few);
+    } else {
+        attend_rows(kb, &a);
+    }
     mc_rows_end(kb, &l);
     kb_kernel_end(kb);
 }
@@ -473,11 +477,14 @@ mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
             return;
         }
     }
-    int64_t params[3] = {[P_WIDTH] = mc_cpu_need_const(p, q->type->dims[3], "the width of a head"),
-                         [P_VALUE] = mc_cpu_need_const(p, v->type->dims[3], "the width of a value"),
-                         [P_FLAGS] = flags_of(op)};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 3, "sdpa_%d_%d_%d", (int)params[P_WIDTH],
-                                       (int)params[P_VALUE], (int)params[P_FLAGS]));
+    int64_t width = mc_cpu_need_const(p, q->type->dims[3], "the width of a head");
+    int64_t value = mc_cpu_need_const(p, v->type->dims[3], "the width of a value");
+    mc_dim group; /* query heads of a key head: a step of one position has as many rows */
+    bool few = mc_dim_div(q->type->dims[2], k->type->dims[2], &group) &&
+               mc_cpu_need_const(p, group, "the number of heads") <= MC_ATTEND_FEW;
+    int64_t params[4] = {[P_WIDTH] = width, [P_VALUE] = value, [P_FLAGS] = flags_of(op), [P_FEW] = few};
+    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 4, "sdpa_%d_%d_%d%s", (int)width, (int)value,
+                                       (int)params[P_FLAGS], few ? "_few" : ""));
     mc_cpu_ptr(p, q);
     mc_cpu_ptr(p, k);
     mc_cpu_ptr(p, v);
@@ -496,5 +503,5 @@ mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
     mc_cpu_int(p, select ? select->type->dims[2] : mc_dim_const(0));
     mc_cpu_float(p, mc_attr_float(op, "scale"));
     mc_cpu_float(p, mc_attr_float(op, "softcap"));
-    mc_cpu_scratch(p, (uint64_t)lay_out(params[P_WIDTH], params[P_VALUE], p->vl).total * 4);
+    mc_cpu_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4);
 }

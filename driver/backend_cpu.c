@@ -27,6 +27,12 @@ mc_backend_find(mc_unit *u, mc_backend_target *out)
     return true;
 }
 
+bool
+mc_backend_has_kernel(mc_opcode opcode)
+{
+    return mc_cpu_has_kernel(opcode);
+}
+
 /* All weight maps as one text, or only the chosen one. */
 static mc_str
 rules_text(const mc_unit *u)

@@ -36,3 +36,10 @@ mc_backend_unload(mc_loaded *loaded)
 {
     (void)loaded;
 }
+
+bool
+mc_backend_has_kernel(mc_opcode opcode)
+{
+    (void)opcode;
+    return false;
+}

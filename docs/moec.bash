@@ -2,7 +2,7 @@
 _moec() {
     local word=${COMP_WORDS[COMP_CWORD]} command=${COMP_WORDS[1]} words=
     if [ "$COMP_CWORD" = 1 ]; then
-        words="check compile run import show fmt opt bench explain cache docs --help --version"
+        words="check compile run import show std fmt opt bench explain cache docs --help --version"
     elif [[ $word == -* ]]; then
         case $command in
         check) words="--define --set --model --config --diagnostics --color --help --version" ;;
@@ -10,8 +10,9 @@ _moec() {
         run) words="--define --set --model --config --map --target --passes --remarks --cache --diagnostics --color --help --version" ;;
         import) words="--output --define --diagnostics --color --help --version" ;;
         show) words="--define --set --model --config --diagnostics --color --help --version" ;;
+        std) words="--color --help --version" ;;
         fmt) words="--write --verify --diagnostics --color --help --version" ;;
-        opt) words="--output --define --set --model --config --map --passes --skip --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --diagnostics --color --help --version" ;;
+        opt) words="--output --define --set --model --config --map --passes --skip --nr --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --diagnostics --color --help --version" ;;
         bench) words="--define --set --model --config --target --passes --remarks --cache --diagnostics --color --help --version" ;;
         explain) words="--color --help --version" ;;
         cache) words="--cache --color --help --version" ;;

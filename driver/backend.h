@@ -18,6 +18,9 @@ typedef struct mc_backend_target {
 
 typedef struct mc_loaded mc_loaded; /* code in this process */
 
+/* Whether some form of this op can be compiled for a CPU, for the table of coverage. */
+bool mc_backend_has_kernel(mc_opcode opcode);
+const char *mc_backend_compiler(void); /* "moec 0.1.0, LLVM 22.1.8" */
 /* u->options->target, or this processor. False after E0602 or E0605. Lives in the unit's arena. */
 bool mc_backend_find(mc_unit *u, mc_backend_target *out);
 /* Appends the code of the unit's module (stage plan). False after an error. */

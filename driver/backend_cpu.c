@@ -5,9 +5,16 @@
 #include "codegen/cpu/cpu.h"
 #include "codegen/cpu/llvm_jit.h"
 
+#include <elf.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+
+const char *
+mc_backend_compiler(void)
+{
+    return mc_cpu_compiler_name();
+}
 
 bool
 mc_backend_find(mc_unit *u, mc_backend_target *out)
@@ -18,6 +25,12 @@ mc_backend_find(mc_unit *u, mc_backend_target *out)
     mc_str key = mc_strf(u->arena, "%s %s %s", t->triple, t->cpu, t->llvm_features);
     *out = (mc_backend_target){t->name, mc_cpu_compiler_name(), key.data, t->nr, t};
     return true;
+}
+
+bool
+mc_backend_has_kernel(mc_opcode opcode)
+{
+    return mc_cpu_has_kernel(opcode);
 }
 
 /* All weight maps as one text, or only the chosen one. */
@@ -84,6 +97,21 @@ struct mc_loaded {
     mc_jit *jit;
 };
 
+/* Code for another processor must not be linked in: its relocations are not those of this one. */
+static bool
+is_of_this_machine(const void *object, size_t n_bytes)
+{
+    const Elf64_Ehdr *head = object;
+#if defined(__x86_64__)
+    uint16_t here = EM_X86_64;
+#elif defined(__aarch64__)
+    uint16_t here = EM_AARCH64;
+#else
+    uint16_t here = EM_NONE;
+#endif
+    return n_bytes >= sizeof *head && head->e_machine == here;
+}
+
 /* The first error as a message. */
 static moec_status
 fault_from(const mc_diags *d, mc_fault *fault)
@@ -96,6 +124,9 @@ moec_status
 mc_backend_load(const void *object, size_t n_bytes, const char *name, mc_loaded **out, const moec_abi_model **out_abi,
                 mc_fault *fault)
 {
+    if (!is_of_this_machine(object, n_bytes))
+        return mc_fail(fault, MOEC_ERR_UNSUPPORTED,
+                       "%s was compiled for another kind of processor; compile it with --target native to run it here", name);
     mc_arena *arena = mc_arena_create();
     mc_sources sources = {.arena = arena};
     mc_diags diags;

@@ -3,6 +3,12 @@
 
 static const char text[] = "this moec was built without LLVM, so it cannot make CPU code; build it with -DMOEC_LLVM=ON";
 
+const char *
+mc_backend_compiler(void)
+{
+    return "moec " MOEC_VERSION_STRING ", without LLVM";
+}
+
 bool
 mc_backend_find(mc_unit *u, mc_backend_target *out)
 {
@@ -29,4 +35,11 @@ void
 mc_backend_unload(mc_loaded *loaded)
 {
     (void)loaded;
+}
+
+bool
+mc_backend_has_kernel(mc_opcode opcode)
+{
+    (void)opcode;
+    return false;
 }

@@ -3,6 +3,8 @@
  * taken from getopt because which options exist depends on the command, and mistakes get suggestions. */
 #include "driver/cli.h"
 
+#include "driver/backend.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +62,7 @@ static void
 print_command_help(mc_command command)
 {
     const mc_command_info *info = &mc_command_infos[command];
-    printf("moec %s %s: %s\n\n  %s\n\n", info->name, info->arguments, info->summary, info->example);
+    printf("moec %s %s: %s, as in\n  %s\n", info->name, info->arguments, info->summary, info->example);
     for (int i = 0; i < MC_N_OPTIONS; i++) {
         const mc_option_info *o = &mc_option_infos[i];
         if (!(o->commands & 1u << command)) continue;
@@ -181,7 +183,7 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
         return false;
     }
     if (strcmp(argv[1], "--version") == 0) {
-        puts("moec " MOEC_VERSION_STRING);
+        puts(mc_backend_compiler());
         *exit_code = MC_EXIT_OK;
         return false;
     }
@@ -201,6 +203,11 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
             break;
         }
         if (!is_file && !take_option(argc, argv, &i, arena, cli)) return false;
+    }
+    if (mc_cli_has(cli, MC_OPTION_VERSION)) {
+        puts(mc_backend_compiler());
+        *exit_code = MC_EXIT_OK;
+        return false;
     }
     if (mc_cli_has(cli, MC_OPTION_HELP)) {
         print_command_help(cli->command);
@@ -227,6 +234,6 @@ mc_cli_one_file(const mc_cli *cli)
 {
     const mc_command_info *info = &mc_command_infos[cli->command];
     if (cli->n_files == 1) return cli->files[0];
-    mc_cli_usage("%s takes one file, not %zu, as in: %s", info->name, cli->n_files, info->example);
+    mc_cli_usage("%s takes one %s, not %zu, as in: %s", info->name, info->arguments, cli->n_files, info->example);
     return NULL;
 }

@@ -3,6 +3,7 @@
 #include "driver/backend.h"
 #include "driver/command.h"
 #include "driver/link.h"
+#include "driver/progress.h"
 #include "ir/print.h"
 
 #include <stdio.h>
@@ -55,8 +56,10 @@ write_text_stage(const mc_cli *cli, mc_unit *u, emit_kind kind)
     if (kind == EMIT_IR || kind == EMIT_PLAN) {
         mc_module_print(u->module, &text);
     } else {
+        mc_progress_step("generating code");
         good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, kind == EMIT_LL ? MC_CODE_LLVM : MC_CODE_ASSEMBLY, &text);
     }
+    mc_progress_end();
     mc_unit_deliver(u);
     int code = good ? mc_command_write(cli, mc_buf_view(&text)) : mc_command_exit_code(mc_unit_status(u));
     mc_buf_fini(&text);
@@ -89,9 +92,12 @@ write_artefact(const char *path, moec_artefact kind, mc_str object, mc_str name)
     } else if (kind == MOEC_OBJECT) {
         status = mc_file_write(path, object.data, object.len, 0644, &fault);
     } else {
+        mc_progress_begin();
+        mc_progress_step("linking");
         status = mc_link(object.data, object.len, name.data, kind, path, &fault);
     }
     mc_buf_fini(&header);
+    mc_progress_end();
     if (status != MOEC_OK) return mc_command_failed(status, fault.text);
     printf("wrote %s\n", path);
     return MC_EXIT_OK;
@@ -148,7 +154,9 @@ write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input
     mc_buf object = {0};
     mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
     const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT), *checkpoint = mc_cli_value(cli, MC_OPTION_WEIGHTS);
+    mc_progress_step("generating code");
     bool good = kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
+    mc_progress_end();
     mc_unit_deliver(u);
     int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(u));
     mc_str view = mc_buf_view(&object);
@@ -189,7 +197,9 @@ mc_cmd_compile(const mc_cli *cli)
     mc_unit u;
     mc_unit_init(&u, &options);
     int code;
+    if (!mc_cli_has(cli, MC_OPTION_TIME_PASSES) && !mc_cli_has(cli, MC_OPTION_PRINT_CHANGED)) mc_progress_begin();
     if (!front(cli, &u, path, kind)) {
+        mc_progress_end();
         mc_unit_deliver(&u);
         code = u.diags.n_errors ? mc_command_exit_code(mc_unit_status(&u)) : MC_EXIT_USAGE;
     } else if (kind == EMIT_IR || kind == EMIT_PLAN || kind == EMIT_LL || kind == EMIT_ASM) {

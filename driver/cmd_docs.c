@@ -1,5 +1,6 @@
 /* moec docs: reference pages made from the tables, so that they cannot drift from the program. A test compares
  * docs/OPS.md, PASSES.md, ERRORS.md, OPTIONS.md, moec.1 and the completion with what this prints. */
+#include "driver/backend.h"
 #include "driver/command.h"
 
 #include "ir/op.h"
@@ -51,6 +52,17 @@ print_stages(unsigned stages, mc_buf *out)
     }
 }
 
+/* Operations that name memory or stand only before the plan need no kernel. */
+static void
+print_backends(mc_opcode opcode, const mc_op_info *op, mc_buf *out)
+{
+    bool reaches_code = op->stages & MC_IN_PLAN;
+    mc_buf_printf(out, "\n- runs on: the interpreter%s",
+                  !reaches_code                     ? "; a pass replaces it before code is made"
+                  : mc_backend_has_kernel(opcode) ? ", CPU"
+                                                    : "");
+}
+
 static void
 page_ops(mc_buf *out)
 {
@@ -74,6 +86,7 @@ page_ops(mc_buf *out)
         }
         if (!op->n_attrs) mc_buf_puts(out, "none");
         print_stages(op->stages, out);
+        print_backends((mc_opcode)i, op, out);
         if (op->traits & MC_TRAIT_STATE)
             mc_buf_puts(out, "\n- keeps state across steps: never merged, removed or reordered");
         mc_buf_putc(out, '\n');

@@ -18,8 +18,11 @@ mc_cmd_explain(const mc_cli *cli)
     name[n] = 0;
     mc_code code = mc_code_find(mc_str_of(name));
     if (code == MC_N_CODES) return mc_cli_usage("no diagnostic has the code %s; docs/ERRORS.md lists them", word);
+    for (const mc_embedded *page = mc_error_pages; page->name; page++) {
+        if (!mc_str_is(mc_str_of(name), page->name)) continue;
+        printf("%.*s", (int)page->n, (const char *)page->data);
+        return MC_EXIT_OK;
+    }
     printf("%s: %s: %s\n", name, mc_code_slug(code), mc_code_text(code));
-    for (const mc_embedded *page = mc_error_pages; page->name; page++)
-        if (mc_str_is(mc_str_of(name), page->name)) printf("\n%.*s", (int)page->n, (const char *)page->data);
     return MC_EXIT_OK;
 }

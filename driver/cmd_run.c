@@ -34,6 +34,7 @@ run_with(const mc_cli *cli, const char *const *extra, int n_extra)
         mc_arena_destroy(arena);
     } else {
         code = mc_command_failed(status, fault.text);
+        if (status == MOEC_ERR_UNSUPPORTED) code = MC_EXIT_CPU;
     }
     moec_compiled_destroy(compiled);
     return code;

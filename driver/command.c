@@ -76,6 +76,17 @@ on_reproducer(void *user, mc_str text)
         fprintf(stderr, "moec: this is a fault of moec's own, and the reproducer could not be written: %s\n", fault.text);
 }
 
+static bool
+read_number(const mc_cli *cli, mc_option option, int64_t *out)
+{
+    const char *text = mc_cli_value(cli, option);
+    char *end;
+    *out = strtoll(text, &end, 10);
+    if (*text && !*end && *out >= 0) return true;
+    mc_cli_usage("--%s takes a number, not '%s'", mc_option_infos[option].name, text);
+    return false;
+}
+
 bool
 mc_command_pass_options(const mc_cli *cli, mc_arena *arena, mc_pass_options *out)
 {
@@ -92,14 +103,15 @@ mc_command_pass_options(const mc_cli *cli, mc_arena *arena, mc_pass_options *out
     out->on_step = on_step;
     out->on_reproducer = on_reproducer;
     out->user = printer;
-    const char *fuel = mc_cli_value(cli, MC_OPTION_FUEL);
-    if (!fuel) return true;
-    char *end;
-    out->limit_fuel = true;
-    out->fuel = strtoll(fuel, &end, 10);
-    if (*fuel && !*end && out->fuel >= 0) return true;
-    mc_cli_usage("--fuel is a number of rewrites, not '%s'", fuel);
-    return false;
+    if (mc_cli_has(cli, MC_OPTION_NR)) {
+        mc_pass_setting *nr = MC_NEW(arena, mc_pass_setting);
+        nr->key = MC_STR("nr");
+        if (!read_number(cli, MC_OPTION_NR, &nr->value)) return false;
+        out->settings = nr;
+        out->n_settings = 1;
+    }
+    out->limit_fuel = mc_cli_has(cli, MC_OPTION_FUEL);
+    return !out->limit_fuel || read_number(cli, MC_OPTION_FUEL, &out->fuel);
 }
 
 int

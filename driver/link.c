@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "driver/link.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -20,6 +21,17 @@ extern const unsigned char mc_embedded_rt_object[], mc_embedded_rt_object_end[];
 extern const unsigned char mc_embedded_app_object[], mc_embedded_app_object_end[];
 extern const char mc_embedded_base_h[], mc_embedded_base_h_end[];
 extern const char mc_embedded_runtime_h[], mc_embedded_runtime_h_end[];
+
+/* The runtime that travels inside moec is for the machine moec itself was built for. */
+static moec_status
+check_machine(const void *object, size_t n_bytes, mc_fault *fault)
+{
+    const Elf64_Ehdr *model = object, *runtime = (const Elf64_Ehdr *)(const void *)mc_embedded_rt_object;
+    if (n_bytes >= sizeof *model && model->e_machine == runtime->e_machine) return MOEC_OK;
+    return mc_fail(fault, MOEC_ERR_UNSUPPORTED,
+                   "the code is for another kind of processor than this moec and the runtime in it: write it with --emit obj, "
+                   "and link it there with libmoec_rt.a");
+}
 
 /* A directory for the linker's inputs, removed afterwards. */
 typedef struct workplace {
@@ -224,10 +236,12 @@ fill_workplace(const workplace *w, const void *object, size_t n_bytes, const cha
 moec_status
 mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind, const char *path, mc_fault *fault)
 {
-    if (kind == MOEC_ARCHIVE) return write_archive(object, n_bytes, name, path, fault);
     workplace w = {.name = name};
     mc_writer *out;
-    moec_status status = workplace_open(&w, fault);
+    moec_status status = check_machine(object, n_bytes, fault);
+    if (status != MOEC_OK) return status;
+    if (kind == MOEC_ARCHIVE) return write_archive(object, n_bytes, name, path, fault);
+    status = workplace_open(&w, fault);
     if (status != MOEC_OK) return status;
     status = fill_workplace(&w, object, n_bytes, name, kind, fault);
     if (status == MOEC_OK) status = mc_writer_open(path, &out, fault);

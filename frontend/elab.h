@@ -142,6 +142,7 @@ struct mc_elab {
     mc_map *seen, *config_values;
 
     /* products */
+    uint32_t main_file; /* the text itself, not what it uses */
     mc_map func_names;
     mc_map weights;   /* path -> index + 1 into out->weights */
     mc_map kinds;     /* key of a function -> its id, see kinds.c */

@@ -95,6 +95,7 @@ bool
 mc_elab_run(mc_elab *e, uint32_t file)
 {
     int errors_before = e->diags->n_errors;
+    e->main_file = file;
     elaborate(e, file);
     mc_config_close(e);
     return e->diags->n_errors == errors_before && e->n_errors == 0;

@@ -61,7 +61,7 @@ typedef struct mc_elab_result {
 bool mc_elaborate(mc_arena *arena, mc_sources *sources, uint32_t file, const mc_elab_options *options, mc_diags *diags,
                   mc_elab_result *out);
 
-/* The embedded prelude (examples: `moec std`). */
+/* The embedded prelude: what `moec std` prints. */
 mc_str mc_prelude_text(void);
 
 #endif

@@ -67,6 +67,8 @@ mc_scope_assign(mc_elab *e, mc_str name, mc_val value)
 static mc_str
 unique_name(mc_elab *e, mc_str name)
 {
+    bool numbered = name.len && name.data[0] >= '0' && name.data[0] <= '9'; /* a repeat without a label */
+    if (numbered) name = mc_strf(e->arena, "repeat.%.*s", MC_FMT(name));
     mc_str candidate = name;
     for (int i = 2; mc_map_has(&e->func_names, candidate); i++)
         candidate = mc_strf(e->arena, "%.*s_%d", MC_FMT(name), i);

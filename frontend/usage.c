@@ -160,7 +160,8 @@ mc_elab_usage(mc_elab *e)
     for (size_t i = 0; i < e->items.n; i++) {
         const mc_item *item = e->items.items[i];
         bool declared = item->kind == MC_ITEM_PARAM || item->kind == MC_ITEM_BLOCK || item->kind == MC_ITEM_DIM;
-        if (declared && !mc_map_has(&names, item->name.text) && !in_rules(e, item->name.text))
+        bool own = item->span.file == e->main_file; /* a shared file may offer more than this model takes */
+        if (declared && own && !mc_map_has(&names, item->name.text) && !in_rules(e, item->name.text))
             mc_elab_warn(e, item->name.span, MC_W0303, "'%.*s' is never used", MC_FMT(item->name.text));
         if (item->kind == MC_ITEM_BLOCK || item->kind == MC_ITEM_MODEL) {
             unused_formals(e, item);

@@ -9,5 +9,5 @@ cmake --build build
 echo
 echo "+ build/moec compile examples/kjv/kjv.moe -o build/kjv"
 build/moec compile examples/kjv/kjv.moe -o build/kjv
-echo "+ build/kjv --weights examples/kjv --prompt 'In the beginning' --max-new 200 --temperature 0.6 --seed 3"
-build/kjv --weights examples/kjv --prompt 'In the beginning' --max-new 200 --temperature 0.6 --seed 3
+echo "+ build/kjv --weights examples/kjv --prompt 'In the beginning' --max-new 200 --temperature 0.5 --seed 2"
+build/kjv --weights examples/kjv --prompt 'In the beginning' --max-new 200 --temperature 0.5 --seed 2

@@ -1,30 +1,56 @@
 #!/usr/bin/env bash
-# Sets the machine up and runs every test: a release build, and a debug build under the address and undefined-behaviour
-# sanitizers. Options: --fast (release build only).
+# Sets the machine up and runs every test. Options: --fast (only the structure checks and the release build).
+#   structure, a build without LLVM, fuzzing for a moment, threads under the thread sanitizer, everything under the address
+#   and undefined-behaviour sanitizers, and last the release build
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-fast=; [ "${1:-}" = --fast ] && fast=1
+fast=
+[ "${1:-}" = --fast ] && fast=1
 tools/setup.sh --tests
 jobs=$(nproc)
+build=${MOEC_BUILD:-build}
 
-step() { printf '\n== %s\n' "$*"; }
+step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
+
+# build FOLDER [CMAKE OPTION...]     $targets: what to build, default everything
+targets=(all)
+build() {
+    local folder=$build/$1
+    shift
+    step "build $folder"
+    cmake -S . -B "$folder" -G Ninja "$@" >/dev/null
+    cmake --build "$folder" --target "${targets[@]}" -- -j "$jobs" --quiet
+}
+
+# check FOLDER [CTEST OPTION...]
+check() {
+    local folder=$build/$1
+    shift
+    step "tests of $folder"
+    ctest --test-dir "$folder" --output-on-failure -j "$jobs" "$@"
+}
 
 step "structure"
 python3 tools/check_includes.py
 python3 tools/check_tables.py
 python3 tools/check_style.py
 
-step "release build"
-cmake -S . -B build/release -G Ninja >/dev/null
-cmake --build build/release
-step "release tests"
-ctest --test-dir build/release --output-on-failure -j "$jobs"
+if [ -z "$fast" ]; then
+    build no-llvm -DMOEC_LLVM=OFF
+    check no-llvm
 
-[ -n "$fast" ] && exit 0
+    step "fuzzing"
+    tools/fuzz.sh all 5
 
-step "sanitized build"
-cmake -S . -B build/asan -G Ninja -DCMAKE_BUILD_TYPE=Debug -DMOEC_SANITIZE=address,undefined >/dev/null
-cmake --build build/asan
-step "sanitized tests"
-ctest --test-dir build/asan --output-on-failure -j "$jobs"
+    targets=(test_runtime api_threads)
+    build tsan -DMOEC_SANITIZE=thread
+    targets=(all)
+    check tsan -R '^(test_runtime|api_threads)$'
+
+    build asan -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O1 -g1" -DMOEC_SANITIZE=address,undefined
+    check asan
+fi
+
+build release
+check release

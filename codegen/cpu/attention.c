@@ -1,15 +1,20 @@
 /* sdpa and latent_sdpa: attention in one kernel for prefill and decode. The one idea: lanes are query rows. The rows of
  * a block are the (position, query head) pairs that share a key head; every lane runs the same scalar algorithm (online
- * softmax over blocks of KEYS keys that begin at multiples of KEYS), keys and values are broadcast from memory, and
- * nothing is ever added across lanes. So a query's bits depend on nothing but its keys, odd head sizes need no masks, K
- * and V are read as they lie, once per block of rows.
+ * softmax over blocks of MC_ATTEND_KEYS keys that begin at multiples of MC_ATTEND_KEYS), keys and values are broadcast
+ * from memory, and nothing is ever added across lanes. So a query's bits depend on nothing but its keys, and odd head
+ * sizes need no masks. A block of keys, then of values, is copied together once for up to four vectors of rows. Blocks
+ * of very few rows, as in decoding without shared key heads, take another form of the same arithmetic
+ * (attention_few.c).
  *
  *     scores[c][lane] = sum_i q[i][lane] * k[c][i]        TILE keys at a time in registers, i ascending
  *     out[j][lane]    = out[j][lane] * alpha + sum_c p[c][lane] * v[c][j]    TILE channels at a time, c ascending
  *
- * In latent_sdpa a key has two parts that lie apart, and the first is the value too; there is one key head.
+ * In latent_sdpa a key has two parts that lie apart; the first is the value too, and is read once for both. All heads
+ * share a key, so blocks of rows are cut smaller when there are more threads than blocks: no bit depends on that.
  *
  * ptr: q, k, v, o, sinks, select, q_rot, k_rot   i: below   f: scale, softcap */
+#include "codegen/cpu/attention.h"
+
 #include "codegen/cpu/dot.h"
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/rows.h"
@@ -17,36 +22,42 @@
 
 #include <math.h>
 
-enum { KEYS = 32, TILE = MC_DOT_TILE };
+enum { TILE = MC_DOT_TILE };
 enum { I_B, I_S, I_H, I_KV, I_C, I_WINDOW, I_CHUNK, I_K_STATE, I_V_STATE, I_SELECT, I_ROT_STATE };
-enum { P_WIDTH, P_VALUE, P_FLAGS, P_ROT };
-enum { CAUSAL = 1, WINDOW = 2, CHUNKED = 4, SOFTCAP = 8, SINKS = 16, SELECT = 32, LATENT = 64 };
+enum { P_WIDTH, P_VALUE, P_FLAGS, P_FEW, P_ROT };
 
-/* Stands for -inf where a finite number is needed: exp(anything - it) is never of inf - inf. */
-static const double lowest = -1e30;
+/* Scratch, in floats. Arrays of [vectors][vl] are indexed by the row of the block. */
+typedef struct areas {
+    int64_t qt, out, scores, low, high, max, sum, alpha, block, total;
+} areas;
 
-typedef struct attend {
-    int64_t width, rot, value, flags; /* channels of q and k; of their second part; of v */
-    LLVMValueRef q, k, v, o, sinks, select, q_rot, k_rot;
-    LLVMValueRef S, H, KV, C, G, window, chunk, n_select;
-    LLVMValueRef scale, cap;
-    LLVMValueRef k_step, v_step, rot_step;        /* bytes between positions */
-    LLVMValueRef qt, scores, out, low, high, max; /* scratch */
-    /* of the block of rows at work */
-    LLVMValueRef b, kv, s0, first, n_rows; /* row r of the block: s0 + (first + r) / G, head (first + r) mod G */
-    LLVMValueRef k_base, v_base, rot_base, list;
-} attend;
+static areas
+lay_out(int64_t width, int64_t value, int vl)
+{
+    int64_t lanes = (int64_t)MC_ATTEND_VECTORS * vl, at = 0;
+    areas a;
+    int64_t *const starts[] = {&a.qt, &a.out, &a.scores, &a.low, &a.high, &a.max, &a.sum, &a.alpha, &a.block, &a.total};
+    const int64_t sizes[] = {width * lanes,
+                             value * lanes,
+                             MC_ATTEND_KEYS * lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             lanes,
+                             MC_ATTEND_KEYS * (width > value ? width : value),
+                             0};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        *starts[i] = at;
+        at += sizes[i];
+    }
+    return a;
+}
 
 static int64_t
 lane_bytes(const mc_kb *kb)
 {
     return (int64_t)kb->vl * 4;
-}
-
-static uint64_t
-scratch_bytes(int64_t width, int64_t value, int vl) /* width: of both parts */
-{
-    return (uint64_t)(width + value + KEYS + 3) * (uint64_t)vl * 4;
 }
 
 static LLVMValueRef
@@ -56,49 +67,61 @@ row_vector(mc_kb *kb, LLVMValueRef base, LLVMValueRef index)
 }
 
 static LLVMValueRef
-broadcast(mc_kb *kb, LLVMValueRef p)
+load_vector(mc_kb *kb, LLVMValueRef base, LLVMValueRef index)
 {
-    return kb_splat(kb, kb_load(kb, kb->f32, p, 4), kb->vl);
+    return kb_load(kb, kb->vf, row_vector(kb, base, index), 4);
 }
 
 static void
-load_arguments(mc_kb *kb, attend *a, const mc_cpu_kernel *k)
+load_scratch(mc_kb *kb, mc_attend *a)
 {
-    *a = (attend){.width = k->p[P_WIDTH], .rot = k->p[P_ROT], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
+    areas at = lay_out(a->width, a->value, kb->vl);
+    LLVMValueRef scratch = kb_scratch(kb);
+    a->qt = kb_gepi(kb, scratch, at.qt * 4);
+    a->out = kb_gepi(kb, scratch, at.out * 4);
+    a->scores = kb_gepi(kb, scratch, at.scores * 4);
+    a->low = kb_gepi(kb, scratch, at.low * 4);
+    a->high = kb_gepi(kb, scratch, at.high * 4);
+    a->max = kb_gepi(kb, scratch, at.max * 4);
+    a->sum = kb_gepi(kb, scratch, at.sum * 4);
+    a->alpha = kb_gepi(kb, scratch, at.alpha * 4);
+    a->block = kb_gepi(kb, scratch, at.block * 4);
+}
+
+static void
+load_arguments(mc_kb *kb, mc_attend *a, const mc_cpu_kernel *k)
+{
+    *a = (mc_attend){.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
+    a->rot = k->p[P_ROT];
     a->q = kb_arg_ptr(kb, 0);
     a->k = kb_arg_ptr(kb, 1);
     a->v = kb_arg_ptr(kb, 2);
     a->o = kb_arg_ptr(kb, 3);
-    if (a->flags & SINKS) a->sinks = kb_arg_ptr(kb, 4);
-    if (a->flags & SELECT) a->select = kb_arg_ptr(kb, 5);
+    if (a->flags & MC_ATTEND_SINKS) a->sinks = kb_arg_ptr(kb, 4);
+    if (a->flags & MC_ATTEND_SELECT) a->select = kb_arg_ptr(kb, 5);
     a->S = kb_arg_int(kb, I_S);
     a->H = kb_arg_int(kb, I_H);
     a->KV = kb_arg_int(kb, I_KV);
     a->C = kb_arg_int(kb, I_C);
     a->G = kb_udiv(kb, a->H, a->KV);
-    if (a->flags & WINDOW) a->window = kb_arg_int(kb, I_WINDOW);
-    if (a->flags & CHUNKED) a->chunk = kb_arg_int(kb, I_CHUNK);
-    if (a->flags & SELECT) a->n_select = kb_arg_int(kb, I_SELECT);
+    if (a->flags & MC_ATTEND_WINDOW) a->window = kb_arg_int(kb, I_WINDOW);
+    if (a->flags & MC_ATTEND_CHUNKED) a->chunk = kb_arg_int(kb, I_CHUNK);
+    if (a->flags & MC_ATTEND_SELECT) a->n_select = kb_arg_int(kb, I_SELECT);
     a->scale = kb_splat(kb, kb_arg_float(kb, 0), kb->vl);
-    if (a->flags & SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
-    a->k_step = kb_mul(kb, a->KV, kb_i64(kb, a->width * 4));
-    a->v_step = kb_mul(kb, a->KV, kb_i64(kb, a->value * 4));
-    if (a->flags & LATENT) {
+    if (a->flags & MC_ATTEND_SOFTCAP) a->cap = kb_splat(kb, kb_arg_float(kb, 1), kb->vl);
+    if (a->flags & MC_ATTEND_LATENT) {
         a->q_rot = kb_arg_ptr(kb, 6);
         a->k_rot = kb_arg_ptr(kb, 7);
-        a->rot_step = kb_mul(kb, a->KV, kb_i64(kb, a->rot * 4));
     }
-    a->qt = kb_scratch(kb);
-    a->scores = kb_gepi(kb, a->qt, (a->width + a->rot) * lane_bytes(kb));
-    a->out = kb_gepi(kb, a->scores, KEYS * lane_bytes(kb));
-    a->low = kb_gepi(kb, a->out, a->value * lane_bytes(kb));
-    a->high = kb_gepi(kb, a->low, lane_bytes(kb));
-    a->max = kb_gepi(kb, a->high, lane_bytes(kb));
+    a->k_step = kb_mul(kb, a->KV, kb_i64(kb, (a->width - a->rot) * 4));
+    a->rot_step = kb_i64(kb, a->rot * 4);
+    a->v_step = kb_mul(kb, a->KV, kb_i64(kb, a->value * 4));
+    load_scratch(kb, a);
 }
 
 /* A sequence's keys: in a cache state there is room for cache_cap positions, else C follow each other. */
 static LLVMValueRef
-sequence_base(mc_kb *kb, const attend *a, LLVMValueRef p, int state_arg, LLVMValueRef step, int64_t width)
+sequence_base(mc_kb *kb, const mc_attend *a, LLVMValueRef p, int state_arg, LLVMValueRef step, int64_t width)
 {
     LLVMValueRef in_state = kb_icmp(kb, LLVMIntNE, kb_arg_int(kb, state_arg), kb_i64(kb, 0));
     LLVMValueRef positions = kb_select(kb, in_state, kb_cache_cap(kb), a->C);
@@ -107,22 +130,36 @@ sequence_base(mc_kb *kb, const attend *a, LLVMValueRef p, int state_arg, LLVMVal
 }
 
 static LLVMValueRef
-blocks_of(mc_kb *kb, LLVMValueRef n)
+divide_up(mc_kb *kb, LLVMValueRef n, int64_t by)
 {
-    return kb_udiv(kb, kb_add(kb, n, kb_i64(kb, kb->vl - 1)), kb_i64(kb, kb->vl));
+    return kb_udiv(kb, kb_add(kb, n, kb_i64(kb, by - 1)), kb_i64(kb, by));
+}
+
+/* Rows of a block, and how many blocks the rows of a group make. */
+static LLVMValueRef
+block_rows(mc_kb *kb, const mc_attend *a, LLVMValueRef groups, LLVMValueRef *blocks)
+{
+    int64_t most = (int64_t)MC_ATTEND_VECTORS * kb->vl;
+    *blocks = divide_up(kb, a->n_rows, most);
+    if (!(a->flags & MC_ATTEND_LATENT)) return kb_i64(kb, most);
+    LLVMValueRef few = kb_icmp(kb, LLVMIntSLT, kb_mul(kb, groups, *blocks), kb_n_threads(kb));
+    *blocks = kb_select(kb, few, divide_up(kb, a->n_rows, kb->vl), *blocks);
+    return kb_select(kb, few, kb_i64(kb, kb->vl), kb_i64(kb, most));
 }
 
 /* Tasks: (sequence, key head, block of rows); with `select` every position has its own keys, so blocks end with it. */
 static kb_loop
-begin_tasks(mc_kb *kb, attend *a)
+begin_tasks(mc_kb *kb, mc_attend *a)
 {
-    bool select = a->flags & SELECT;
+    bool select = a->flags & MC_ATTEND_SELECT;
     a->n_rows = select ? a->G : kb_mul(kb, a->S, a->G);
-    LLVMValueRef blocks = blocks_of(kb, a->n_rows), positions = select ? a->S : kb_i64(kb, 1);
-    LLVMValueRef n = kb_mul(kb, kb_mul(kb, kb_arg_int(kb, I_B), a->KV), kb_mul(kb, positions, blocks));
-    kb_loop l = mc_rows_dealt(kb, n);
+    LLVMValueRef positions = select ? a->S : kb_i64(kb, 1), blocks;
+    LLVMValueRef groups = kb_mul(kb, kb_mul(kb, kb_arg_int(kb, I_B), a->KV), positions);
+    LLVMValueRef rows = block_rows(kb, a, groups, &blocks);
+    kb_loop l = mc_rows_dealt(kb, kb_mul(kb, groups, blocks));
     LLVMValueRef left = kb_udiv(kb, l.i, blocks);
-    a->first = kb_mul(kb, kb_urem(kb, l.i, blocks), kb_i64(kb, kb->vl));
+    a->first = kb_mul(kb, kb_urem(kb, l.i, blocks), rows);
+    a->n_vectors = divide_up(kb, kb_min(kb, rows, kb_sub(kb, a->n_rows, a->first)), kb->vl);
     a->s0 = kb_i64(kb, 0);
     if (select) {
         a->s0 = kb_urem(kb, left, a->S);
@@ -130,9 +167,9 @@ begin_tasks(mc_kb *kb, attend *a)
     }
     a->kv = kb_urem(kb, left, a->KV);
     a->b = kb_udiv(kb, left, a->KV);
-    a->k_base = sequence_base(kb, a, a->k, I_K_STATE, a->k_step, a->width);
+    a->k_base = sequence_base(kb, a, a->k, I_K_STATE, a->k_step, a->width - a->rot);
+    if (a->rot) a->rot_base = sequence_base(kb, a, a->k_rot, I_ROT_STATE, a->rot_step, a->rot);
     a->v_base = sequence_base(kb, a, a->v, I_V_STATE, a->v_step, a->value);
-    if (a->flags & LATENT) a->rot_base = sequence_base(kb, a, a->k_rot, I_ROT_STATE, a->rot_step, a->rot);
     if (select) {
         LLVMValueRef row = kb_add(kb, kb_mul(kb, a->b, a->S), a->s0);
         a->list = kb_elem(kb, a->select, kb_mul(kb, row, a->n_select), 4);
@@ -140,17 +177,19 @@ begin_tasks(mc_kb *kb, attend *a)
     return l;
 }
 
+kb_loop
+mc_attend_count(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
+{
+    return kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), n_carried, init);
+}
+
 /* ---- rows in, rows out ------------------------------------------------------------------------------------------ */
 
-typedef struct row {
-    LLVMValueRef valid, position, head, index; /* index: of (b, s, head) */
-} row;
-
-static row
-row_of(mc_kb *kb, const attend *a, LLVMValueRef lane)
+mc_attend_row
+mc_attend_row_of(mc_kb *kb, const mc_attend *a, LLVMValueRef r)
 {
-    LLVMValueRef r = kb_add(kb, a->first, lane);
-    row out = {.valid = kb_icmp(kb, LLVMIntSLT, r, a->n_rows)};
+    r = kb_add(kb, a->first, r);
+    mc_attend_row out = {.valid = kb_icmp(kb, LLVMIntSLT, r, a->n_rows)};
     r = kb_min(kb, r, kb_sub(kb, a->n_rows, kb_i64(kb, 1)));
     LLVMValueRef s = kb_add(kb, a->s0, kb_udiv(kb, r, a->G));
     out.head = kb_add(kb, kb_mul(kb, a->kv, a->G), kb_urem(kb, r, a->G));
@@ -163,141 +202,162 @@ row_of(mc_kb *kb, const attend *a, LLVMValueRef lane)
 static void
 copy_lane(mc_kb *kb, LLVMValueRef from, int64_t from_step, LLVMValueRef to, int64_t to_step, int64_t n)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, n), kb_i64(kb, 1), 0, NULL);
+    kb_loop l = mc_attend_count(kb, kb_i64(kb, n), 0, NULL);
     LLVMValueRef e = kb_load(kb, kb->f32, kb_elem(kb, from, l.i, from_step), 4);
     kb_store(kb, e, kb_elem(kb, to, l.i, to_step), 4);
     kb_loop_end(kb, &l);
 }
 
-/* The first and last key that a query at `position` may see. */
-static void
-key_range(mc_kb *kb, const attend *a, LLVMValueRef position, LLVMValueRef *low, LLVMValueRef *high)
+/* Where the lane of row r begins in an array of [MC_ATTEND_VECTORS][n][vl]. */
+static LLVMValueRef
+lane_start(mc_kb *kb, LLVMValueRef base, LLVMValueRef r, int64_t n)
+{
+    LLVMValueRef vl = kb_i64(kb, kb->vl), vector = kb_mul(kb, kb_udiv(kb, r, vl), kb_i64(kb, n * kb->vl));
+    return kb_elem(kb, base, kb_add(kb, vector, kb_urem(kb, r, vl)), 4);
+}
+
+void
+mc_attend_range(mc_kb *kb, const mc_attend *a, LLVMValueRef position, LLVMValueRef *low, LLVMValueRef *high)
 {
     LLVMValueRef one = kb_i64(kb, 1);
     *low = kb_i64(kb, 0);
-    *high = a->flags & CAUSAL ? position : kb_sub(kb, a->C, one);
-    if (a->flags & WINDOW) *low = kb_max(kb, *low, kb_add(kb, kb_sub(kb, position, a->window), one));
-    if (a->flags & CHUNKED) {
+    *high = a->flags & MC_ATTEND_CAUSAL ? position : kb_sub(kb, a->C, one);
+    if (a->flags & MC_ATTEND_WINDOW) *low = kb_max(kb, *low, kb_add(kb, kb_sub(kb, position, a->window), one));
+    if (a->flags & MC_ATTEND_CHUNKED) {
         LLVMValueRef begin = kb_mul(kb, kb_udiv(kb, position, a->chunk), a->chunk);
         *low = kb_max(kb, *low, begin);
         *high = kb_min(kb, *high, kb_sub(kb, kb_add(kb, begin, a->chunk), one));
     }
 }
 
-/* Fills the lanes' queries, key ranges and first maxima. *low, *high: the range of all lanes together. */
+void
+mc_attend_start(mc_kb *kb, const mc_attend *a, LLVMValueRef head, LLVMValueRef *max, LLVMValueRef *sum)
+{
+    *max = kb_f32(kb, MC_ATTEND_LOWEST);
+    *sum = kb_f32(kb, 0);
+    if (!(a->flags & MC_ATTEND_SINKS)) return;
+    *max = kb_fmax(kb, *max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, head, 4), 4));
+    LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, *max, kb_f32(kb, MC_ATTEND_LOWEST));
+    *sum = kb_select(kb, any, kb_f32(kb, 1), *sum);
+}
+
+/* Fills the lanes' queries, key ranges and first sums. *low, *high: the range of all lanes together. */
 static void
-load_rows(mc_kb *kb, const attend *a, LLVMValueRef *low, LLVMValueRef *high)
+load_rows(mc_kb *kb, const mc_attend *a, LLVMValueRef *low, LLVMValueRef *high)
 {
     LLVMValueRef init[2] = {a->C, kb_i64(kb, -1)};
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, kb->vl), kb_i64(kb, 1), 2, init);
-    row r = row_of(kb, a, l.i);
+    kb_loop l = mc_attend_count(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, kb->vl)), 2, init);
+    mc_attend_row r = mc_attend_row_of(kb, a, l.i);
     LLVMValueRef lo, hi;
-    key_range(kb, a, r.position, &lo, &hi);
+    mc_attend_range(kb, a, r.position, &lo, &hi);
     hi = kb_select(kb, r.valid, hi, kb_i64(kb, -1));
     l.v[0] = kb_select(kb, r.valid, kb_min(kb, l.v[0], lo), l.v[0]);
     l.v[1] = kb_max(kb, l.v[1], hi);
     kb_store(kb, kb_convert(kb, lo, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
     kb_store(kb, kb_convert(kb, hi, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
-    LLVMValueRef max = kb_f32(kb, lowest);
-    if (a->flags & SINKS) max = kb_fmax(kb, max, kb_load(kb, kb->f32, kb_elem(kb, a->sinks, r.head, 4), 4));
+    LLVMValueRef max, sum;
+    mc_attend_start(kb, a, r.head, &max, &sum);
     kb_store(kb, max, kb_elem(kb, a->max, l.i, 4), 4);
-    LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4);
-    copy_lane(kb, q, 4, kb_elem(kb, a->qt, l.i, 4), lane_bytes(kb), a->width);
-    if (a->flags & LATENT) {
-        LLVMValueRef to = kb_elem(kb, row_vector(kb, a->qt, kb_i64(kb, a->width)), l.i, 4);
-        copy_lane(kb, kb_elem(kb, a->q_rot, r.index, a->rot * 4), 4, to, lane_bytes(kb), a->rot);
+    kb_store(kb, sum, kb_elem(kb, a->sum, l.i, 4), 4);
+    LLVMValueRef to = lane_start(kb, a->qt, l.i, a->width);
+    int64_t own = a->width - a->rot;
+    copy_lane(kb, kb_elem(kb, a->q, r.index, own * 4), 4, to, lane_bytes(kb), own);
+    if (a->rot) {
+        LLVMValueRef q = kb_elem(kb, a->q_rot, r.index, a->rot * 4);
+        copy_lane(kb, q, 4, kb_gepi(kb, to, own * lane_bytes(kb)), lane_bytes(kb), a->rot);
     }
     kb_loop_end(kb, &l);
     *low = l.v[0];
     *high = l.v[1];
+    kb_loop zero = mc_attend_count(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, a->value)), 0, NULL);
+    kb_store(kb, kb_const(kb->vf, 0), row_vector(kb, a->out, zero.i), 4);
+    kb_loop_end(kb, &zero);
 }
 
 static void
-zero_out(mc_kb *kb, const attend *a)
+store_rows(mc_kb *kb, const mc_attend *a)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, a->value), kb_i64(kb, 1), 0, NULL);
-    kb_store(kb, kb_const(kb->vf, 0), row_vector(kb, a->out, l.i), 4);
-    kb_loop_end(kb, &l);
-}
-
-static void
-store_rows(mc_kb *kb, const attend *a, LLVMValueRef sum)
-{
-    LLVMValueRef zero = kb_const(kb->vf, 0), none = kb_fcmp(kb, LLVMRealOEQ, sum, zero); /* sees no key: 0 */
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, a->value), kb_i64(kb, 1), 0, NULL);
-    LLVMValueRef p = row_vector(kb, a->out, l.i);
+    LLVMValueRef zero = kb_const(kb->vf, 0), value = kb_i64(kb, a->value);
+    kb_loop l = mc_attend_count(kb, kb_mul(kb, a->n_vectors, value), 0, NULL);
+    LLVMValueRef p = row_vector(kb, a->out, l.i), sum = load_vector(kb, a->sum, kb_udiv(kb, l.i, value));
+    LLVMValueRef none = kb_fcmp(kb, LLVMRealOEQ, sum, zero); /* a row that sees no key gives 0 */
     kb_store(kb, kb_select(kb, none, zero, kb_fdiv(kb, kb_load(kb, kb->vf, p, 4), sum)), p, 4);
     kb_loop_end(kb, &l);
-    LLVMValueRef n = kb_min(kb, kb_i64(kb, kb->vl), kb_sub(kb, a->n_rows, a->first));
-    kb_loop lanes = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), 0, NULL);
-    row r = row_of(kb, a, lanes.i);
+    LLVMValueRef n = kb_min(kb, kb_mul(kb, a->n_vectors, kb_i64(kb, kb->vl)), kb_sub(kb, a->n_rows, a->first));
+    kb_loop lanes = mc_attend_count(kb, n, 0, NULL);
+    mc_attend_row r = mc_attend_row_of(kb, a, lanes.i);
     LLVMValueRef o = kb_elem(kb, a->o, r.index, a->value * 4);
-    copy_lane(kb, kb_elem(kb, a->out, lanes.i, 4), lane_bytes(kb), o, 4, a->value);
+    copy_lane(kb, lane_start(kb, a->out, lanes.i, a->value), lane_bytes(kb), o, 4, a->value);
     kb_loop_end(kb, &lanes);
 }
 
 /* ---- one block of keys ------------------------------------------------------------------------------------------ */
 
-/* Where the keys come from: slot j of the list, or position j itself. -1 for an empty slot. */
-static LLVMValueRef
-key_at(mc_kb *kb, const attend *a, LLVMValueRef j)
+LLVMValueRef
+mc_attend_key(mc_kb *kb, const mc_attend *a, LLVMValueRef j)
 {
-    if (!(a->flags & SELECT)) return j;
+    if (!(a->flags & MC_ATTEND_SELECT)) return j;
     LLVMValueRef key = kb_convert(kb, kb_load(kb, kb->i32, kb_elem(kb, a->list, j, 4), 4), kb->i64);
     return kb_select(kb, kb_icmp(kb, LLVMIntULT, key, a->C), key, kb_i64(kb, -1));
 }
 
-static LLVMValueRef
-memory_of(mc_kb *kb, LLVMValueRef base, LLVMValueRef step, LLVMValueRef key)
+/* `width` channels of each key or value, to a->block from channel `at` on, where a row has `row` of them. */
+static void
+copy_part(mc_kb *kb, const mc_attend *a, LLVMValueRef base, LLVMValueRef step, int64_t width, int64_t at, int64_t row,
+          LLVMValueRef first, LLVMValueRef n)
 {
-    return kb_gep(kb, base, kb_mul(kb, kb_max(kb, key, kb_i64(kb, 0)), step));
+    kb_loop l = mc_attend_count(kb, n, 0, NULL);
+    LLVMValueRef key = kb_max(kb, mc_attend_key(kb, a, kb_add(kb, first, l.i)), kb_i64(kb, 0));
+    LLVMValueRef to = kb_gepi(kb, kb_elem(kb, a->block, l.i, row * 4), at * 4);
+    mc_copy_row(kb, kb_gep(kb, base, kb_mul(kb, key, step)), to, width);
+    kb_loop_end(kb, &l);
 }
 
-static LLVMValueRef
-finish_score(mc_kb *kb, const attend *a, LLVMValueRef dot, LLVMValueRef key, LLVMValueRef real)
+void
+mc_attend_copy(mc_kb *kb, const mc_attend *a, LLVMValueRef base, LLVMValueRef step, int64_t width, LLVMValueRef first,
+               LLVMValueRef n)
 {
-    LLVMValueRef s = kb_fmul(kb, dot, a->scale);
-    if (a->flags & SOFTCAP) s = kb_fmul(kb, a->cap, kb_tanh(kb, kb_fdiv(kb, s, a->cap)));
+    copy_part(kb, a, base, step, width, 0, width, first, n);
+}
+
+/* Products of the block's keys with one vector of rows, to `scores`; whole tiles, so some past the last key. */
+static void
+dot_block(mc_kb *kb, const mc_attend *a, LLVMValueRef qt, LLVMValueRef scores, LLVMValueRef n)
+{
+    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, TILE), 0, NULL);
+    LLVMValueRef acc[TILE];
+    mc_dot_tile(kb, qt, a->width, kb_elem(kb, a->block, l.i, a->width * 4), acc);
+    LLVMValueRef at = row_vector(kb, scores, l.i);
+    for (int u = 0; u < TILE; u++) kb_store(kb, acc[u], kb_gepi(kb, at, u * lane_bytes(kb)), 4);
+    kb_loop_end(kb, &l);
+}
+
+/* Products become scores, -inf where the row must not look; returns the maximum with `max`. */
+static LLVMValueRef
+mask_block(mc_kb *kb, const mc_attend *a, LLVMValueRef v, LLVMValueRef scores, LLVMValueRef first, LLVMValueRef n,
+           LLVMValueRef max)
+{
+    LLVMValueRef low = kb_load(kb, kb->vi, row_vector(kb, a->low, v), 4);
+    LLVMValueRef high = kb_load(kb, kb->vi, row_vector(kb, a->high, v), 4);
+    kb_loop l = mc_attend_count(kb, n, 1, &max);
+    LLVMValueRef at = row_vector(kb, scores, l.i), s = kb_fmul(kb, kb_load(kb, kb->vf, at, 4), a->scale);
+    if (a->flags & MC_ATTEND_SOFTCAP) s = kb_fmul(kb, a->cap, kb_tanh(kb, kb_fdiv(kb, s, a->cap)));
+    LLVMValueRef key = mc_attend_key(kb, a, kb_add(kb, first, l.i));
     LLVMValueRef c = kb_splat(kb, kb_convert(kb, key, kb->i32), kb->vl);
-    LLVMValueRef low = kb_load(kb, kb->vi, a->low, 4), high = kb_load(kb, kb->vi, a->high, 4);
     LLVMValueRef seen = kb_and(kb, kb_icmp(kb, LLVMIntSGE, c, low), kb_icmp(kb, LLVMIntSLE, c, high));
-    seen = kb_and(kb, seen, kb_splat(kb, real, kb->vl));
-    return kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL));
-}
-
-/* Scores of keys first..first+n-1 (n <= KEYS) go to scratch, rounded up to whole tiles with -inf; returns the maxima.
- */
-static LLVMValueRef
-score_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVMValueRef max)
-{
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, TILE), 1, &max);
-    LLVMValueRef keys[TILE], real[TILE], memory[TILE], acc[TILE], last = kb_sub(kb, n, kb_i64(kb, 1));
-    for (int u = 0; u < TILE; u++) {
-        LLVMValueRef j = kb_add(kb, l.i, kb_i64(kb, u));
-        real[u] = kb_icmp(kb, LLVMIntSLT, j, n);
-        keys[u] = key_at(kb, a, kb_add(kb, first, kb_min(kb, j, last)));
-        memory[u] = memory_of(kb, a->k_base, a->k_step, keys[u]);
-    }
-    mc_dot_tile(kb, a->qt, a->width, memory, acc);
-    if (a->flags & LATENT) {
-        for (int u = 0; u < TILE; u++) memory[u] = memory_of(kb, a->rot_base, a->rot_step, keys[u]);
-        mc_dot_more(kb, row_vector(kb, a->qt, kb_i64(kb, a->width)), a->rot, memory, acc);
-    }
-    for (int u = 0; u < TILE; u++) {
-        LLVMValueRef s = finish_score(kb, a, acc[u], keys[u], real[u]);
-        kb_store(kb, s, row_vector(kb, a->scores, kb_add(kb, l.i, kb_i64(kb, u))), 4);
-        l.v[0] = kb_fmax(kb, l.v[0], s);
-    }
+    s = kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL));
+    kb_store(kb, s, at, 4);
+    l.v[0] = kb_fmax(kb, l.v[0], s);
     kb_loop_end(kb, &l);
     return l.v[0];
 }
 
 /* Scores become exp(score - max); returns sum + what they add up to. */
 static LLVMValueRef
-exp_block(mc_kb *kb, const attend *a, LLVMValueRef n, LLVMValueRef max, LLVMValueRef sum)
+exp_block(mc_kb *kb, LLVMValueRef scores, LLVMValueRef n, LLVMValueRef max, LLVMValueRef sum)
 {
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), 1, &sum);
-    LLVMValueRef at = row_vector(kb, a->scores, l.i);
+    kb_loop l = mc_attend_count(kb, n, 1, &sum);
+    LLVMValueRef at = row_vector(kb, scores, l.i);
     LLVMValueRef p = kb_exp(kb, kb_fsub(kb, kb_load(kb, kb->vf, at, 4), max));
     kb_store(kb, p, at, 4);
     l.v[0] = kb_fadd(kb, l.v[0], p);
@@ -305,87 +365,129 @@ exp_block(mc_kb *kb, const attend *a, LLVMValueRef n, LLVMValueRef max, LLVMValu
     return l.v[0];
 }
 
-/* Channels j..j+count-1 of the output take this block's values. */
-static void
-value_tile(mc_kb *kb, const attend *a, LLVMValueRef j, int count, LLVMValueRef first, LLVMValueRef n,
-           LLVMValueRef alpha)
+/* Whether some row of vector v may see keys first..first+MC_ATTEND_KEYS-1. To skip the others changes no bit of their
+ * results. */
+static LLVMValueRef
+sees_block(mc_kb *kb, const mc_attend *a, LLVMValueRef v, LLVMValueRef first)
 {
-    LLVMValueRef acc[TILE], base = kb_elem(kb, a->v_base, j, 4);
-    for (int u = 0; u < count; u++) {
-        LLVMValueRef p = row_vector(kb, a->out, kb_add(kb, j, kb_i64(kb, u)));
-        acc[u] = kb_fmul(kb, kb_load(kb, kb->vf, p, 4), alpha);
-    }
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), count, acc);
-    LLVMValueRef p = kb_load(kb, kb->vf, row_vector(kb, a->scores, l.i), 4);
-    LLVMValueRef v = memory_of(kb, base, a->v_step, key_at(kb, a, kb_add(kb, first, l.i)));
-    for (int u = 0; u < count; u++) l.v[u] = kb_fma(kb, broadcast(kb, kb_gepi(kb, v, u * 4)), p, l.v[u]);
+    if (a->flags & MC_ATTEND_SELECT) return kb_bool(kb, true);
+    LLVMValueRef begin = kb_splat(kb, kb_convert(kb, first, kb->i32), kb->vl);
+    LLVMValueRef end = kb_add(kb, begin, kb_iconst(kb->vi, MC_ATTEND_KEYS)), at = row_vector(kb, a->low, v);
+    LLVMValueRef low = kb_icmp(kb, LLVMIntSLT, kb_load(kb, kb->vi, at, 4), end);
+    at = row_vector(kb, a->high, v);
+    LLVMValueRef both = kb_and(kb, low, kb_icmp(kb, LLVMIntSGE, kb_load(kb, kb->vi, at, 4), begin));
+    LLVMValueRef args[1] = {both};
+    LLVMTypeRef type = LLVMTypeOf(both);
+    return kb_intrinsic(kb, "llvm.vector.reduce.or", &type, 1, args, 1);
+}
+
+/* From the block's keys to the weights of its values, for every vector of rows. */
+static void
+weigh_block(mc_kb *kb, const mc_attend *a, LLVMValueRef first, LLVMValueRef n)
+{
+    kb_loop l = mc_attend_count(kb, a->n_vectors, 0, NULL);
+    kb_if sees = kb_if_begin(kb, sees_block(kb, a, l.i, first));
+    LLVMValueRef scores = kb_elem(kb, a->scores, l.i, MC_ATTEND_KEYS * lane_bytes(kb));
+    dot_block(kb, a, kb_elem(kb, a->qt, l.i, a->width * lane_bytes(kb)), scores, n);
+    LLVMValueRef old = load_vector(kb, a->max, l.i), max = mask_block(kb, a, l.i, scores, first, n, old);
+    LLVMValueRef alpha = kb_exp(kb, kb_fsub(kb, old, max)), sum = load_vector(kb, a->sum, l.i);
+    sum = exp_block(kb, scores, n, max, kb_fmul(kb, sum, alpha));
+    kb_store(kb, max, row_vector(kb, a->max, l.i), 4);
+    kb_store(kb, sum, row_vector(kb, a->sum, l.i), 4);
+    kb_store(kb, alpha, row_vector(kb, a->alpha, l.i), 4);
+    kb_if_end(kb, &sees);
     kb_loop_end(kb, &l);
+}
+
+/* Channels j..j+count-1 of one vector of rows take the block's values. */
+static void
+value_tile(mc_kb *kb, const mc_attend *a, LLVMValueRef out, LLVMValueRef scores, LLVMValueRef alpha, LLVMValueRef j,
+           int count, LLVMValueRef n)
+{
+    int64_t row = a->rot ? a->width : a->value; /* latents are keys and values in one */
+    LLVMValueRef acc[TILE], base = kb_elem(kb, a->block, j, 4), to = row_vector(kb, out, j);
     for (int u = 0; u < count; u++) {
-        kb_store(kb, l.v[u], row_vector(kb, a->out, kb_add(kb, j, kb_i64(kb, u))), 4);
+        acc[u] = kb_fmul(kb, kb_load(kb, kb->vf, kb_gepi(kb, to, u * lane_bytes(kb)), 4), alpha);
     }
+    kb_loop l = mc_attend_count(kb, n, count, acc);
+    LLVMValueRef p = load_vector(kb, scores, l.i), v = kb_elem(kb, base, l.i, row * 4);
+    for (int u = 0; u < count; u++) {
+        LLVMValueRef x = kb_load(kb, kb->f32, kb_gepi(kb, v, u * 4), 4);
+        l.v[u] = kb_fma(kb, kb_splat(kb, x, kb->vl), p, l.v[u]);
+    }
+    kb_loop_end(kb, &l);
+    for (int u = 0; u < count; u++) kb_store(kb, l.v[u], kb_gepi(kb, to, u * lane_bytes(kb)), 4);
 }
 
 static void
-value_block(mc_kb *kb, const attend *a, LLVMValueRef first, LLVMValueRef n, LLVMValueRef alpha)
+add_values(mc_kb *kb, const mc_attend *a, LLVMValueRef first, LLVMValueRef n)
 {
     int64_t whole = a->value / TILE * TILE;
+    kb_loop v = mc_attend_count(kb, a->n_vectors, 0, NULL);
+    kb_if sees = kb_if_begin(kb, sees_block(kb, a, v.i, first));
+    LLVMValueRef out = kb_elem(kb, a->out, v.i, a->value * lane_bytes(kb)), alpha = load_vector(kb, a->alpha, v.i);
+    LLVMValueRef scores = kb_elem(kb, a->scores, v.i, MC_ATTEND_KEYS * lane_bytes(kb));
     if (whole) {
         kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, whole), kb_i64(kb, TILE), 0, NULL);
-        value_tile(kb, a, l.i, TILE, first, n, alpha);
+        value_tile(kb, a, out, scores, alpha, l.i, TILE, n);
         kb_loop_end(kb, &l);
     }
-    if (a->value > whole) value_tile(kb, a, kb_i64(kb, whole), (int)(a->value - whole), first, n, alpha);
+    if (a->value > whole) value_tile(kb, a, out, scores, alpha, kb_i64(kb, whole), (int)(a->value - whole), n);
+    kb_if_end(kb, &sees);
+    kb_loop_end(kb, &v);
 }
 
-/* The slots of the list up to the last that is used. */
-static LLVMValueRef
-list_end(mc_kb *kb, const attend *a)
+LLVMValueRef
+mc_attend_list_end(mc_kb *kb, const mc_attend *a)
 {
     LLVMValueRef end = kb_i64(kb, 0);
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), a->n_select, kb_i64(kb, 1), 1, &end);
-    LLVMValueRef used = kb_icmp(kb, LLVMIntSGE, key_at(kb, a, l.i), kb_i64(kb, 0));
+    kb_loop l = mc_attend_count(kb, a->n_select, 1, &end);
+    LLVMValueRef used = kb_icmp(kb, LLVMIntSGE, mc_attend_key(kb, a, l.i), kb_i64(kb, 0));
     l.v[0] = kb_select(kb, used, kb_add(kb, l.i, kb_i64(kb, 1)), l.v[0]);
     kb_loop_end(kb, &l);
     return l.v[0];
 }
 
 static void
-attend_rows(mc_kb *kb, const attend *a)
+attend_rows(mc_kb *kb, const mc_attend *a)
 {
-    LLVMValueRef begin, end, zero = kb_const(kb->vf, 0);
+    LLVMValueRef begin, end;
     load_rows(kb, a, &begin, &end);
-    zero_out(kb, a);
     end = kb_add(kb, end, kb_i64(kb, 1));
-    begin = kb_and(kb, begin, kb_i64(kb, -KEYS));
-    if (a->flags & SELECT) {
+    begin = kb_and(kb, begin, kb_i64(kb, -MC_ATTEND_KEYS));
+    if (a->flags & MC_ATTEND_SELECT) {
         begin = kb_i64(kb, 0);
-        end = list_end(kb, a);
+        end = mc_attend_list_end(kb, a);
     }
-    LLVMValueRef state[2] = {kb_load(kb, kb->vf, a->max, 4), zero}; /* maximum and sum so far */
-    if (a->flags & SINKS) { /* a sink is a key whose score is known and whose value is 0 */
-        LLVMValueRef any = kb_fcmp(kb, LLVMRealUGT, state[0], kb_const(kb->vf, lowest));
-        state[1] = kb_select(kb, any, kb_const(kb->vf, 1.0), zero);
-    }
-    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, KEYS), 2, state);
-    LLVMValueRef n = kb_min(kb, kb_i64(kb, KEYS), kb_sub(kb, end, l.i));
-    LLVMValueRef max = score_block(kb, a, l.i, n, l.v[0]);
-    LLVMValueRef alpha = kb_exp(kb, kb_fsub(kb, l.v[0], max));
-    LLVMValueRef sum = exp_block(kb, a, n, max, kb_fmul(kb, l.v[1], alpha));
-    value_block(kb, a, l.i, n, alpha);
-    l.v[0] = max;
-    l.v[1] = sum;
+    kb_loop l = kb_loop_begin(kb, begin, end, kb_i64(kb, MC_ATTEND_KEYS), 0, NULL);
+    LLVMValueRef n = kb_min(kb, kb_i64(kb, MC_ATTEND_KEYS), kb_sub(kb, end, l.i));
+    int64_t own = a->width - a->rot;
+    copy_part(kb, a, a->k_base, a->k_step, own, 0, a->width, l.i, n);
+    if (a->rot) copy_part(kb, a, a->rot_base, a->rot_step, a->rot, own, a->width, l.i, n);
+    weigh_block(kb, a, l.i, n);
+    if (!a->rot) mc_attend_copy(kb, a, a->v_base, a->v_step, a->value, l.i, n);
+    add_values(kb, a, l.i, n);
     kb_loop_end(kb, &l);
-    store_rows(kb, a, l.v[1]);
+    store_rows(kb, a);
 }
 
 static void
 emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
-    attend a;
+    mc_attend a;
     load_arguments(kb, &a, k);
     kb_loop l = begin_tasks(kb, &a);
-    attend_rows(kb, &a);
+    if (k->p[P_FEW]) {
+        LLVMValueRef rows = kb_sub(kb, a.n_rows, a.first);
+        kb_if few = kb_if_begin(kb, kb_icmp(kb, LLVMIntSLE, rows, kb_i64(kb, MC_ATTEND_FEW)));
+        mc_attend_few(kb, &a);
+        kb_else(kb, &few);
+        attend_rows(kb, &a);
+        kb_if_end(kb, &few);
+    } else {
+        attend_rows(kb, &a);
+    }
     mc_rows_end(kb, &l);
     kb_kernel_end(kb);
 }
@@ -395,13 +497,13 @@ emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
 static int64_t
 flags_of(const mc_op *op)
 {
-    int64_t flags = op->opcode == MC_OP_LATENT_SDPA ? LATENT : 0;
-    if (mc_attr_bool(op, "causal")) flags |= CAUSAL;
-    if (mc_attr_int(op, "window")) flags |= WINDOW;
-    if (mc_attr_int(op, "chunk")) flags |= CHUNKED;
-    if (mc_attr_float(op, "softcap") != 0) flags |= SOFTCAP;
-    if (!(flags & LATENT) && mc_operand(op, 3)) flags |= SINKS;
-    if (mc_operand(op, 4)) flags |= SELECT;
+    int64_t flags = op->opcode == MC_OP_LATENT_SDPA ? MC_ATTEND_LATENT : 0;
+    if (mc_attr_bool(op, "causal")) flags |= MC_ATTEND_CAUSAL;
+    if (mc_attr_int(op, "window")) flags |= MC_ATTEND_WINDOW;
+    if (mc_attr_int(op, "chunk")) flags |= MC_ATTEND_CHUNKED;
+    if (mc_attr_float(op, "softcap") != 0) flags |= MC_ATTEND_SOFTCAP;
+    if (!(flags & MC_ATTEND_LATENT) && mc_operand(op, 3)) flags |= MC_ATTEND_SINKS;
+    if (mc_operand(op, 4)) flags |= MC_ATTEND_SELECT;
     return flags;
 }
 
@@ -453,12 +555,16 @@ mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
             return;
         }
     }
-    int64_t params[4] = {[P_WIDTH] = mc_cpu_need_const(p, mc_type_last(a.q->type), "the width of a head"),
-                         [P_VALUE] = mc_cpu_need_const(p, mc_type_last(a.v->type), "the width of a value"),
-                         [P_FLAGS] = flags_of(op)};
-    if (a.k_rot) params[P_ROT] = mc_cpu_need_const(p, mc_type_last(a.k_rot->type), "the width of a rotated key");
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 4, "sdpa_%d_%d_%d_%d", (int)params[P_WIDTH],
-                                       (int)params[P_ROT], (int)params[P_VALUE], (int)params[P_FLAGS]));
+    int64_t width = mc_cpu_need_const(p, mc_type_last(a.q->type), "the width of a head");
+    int64_t value = mc_cpu_need_const(p, mc_type_last(a.v->type), "the width of a value");
+    int64_t rot = a.k_rot ? mc_cpu_need_const(p, mc_type_last(a.k_rot->type), "the width of a rotated key") : 0;
+    mc_dim group; /* query heads of a key head: a step of one position has as many rows */
+    bool few = !a.k_rot && mc_dim_div(a.q->type->dims[2], a.k->type->dims[2], &group) &&
+               mc_cpu_need_const(p, group, "the number of heads") <= MC_ATTEND_FEW;
+    width += rot;
+    int64_t params[5] = {[P_WIDTH] = width, [P_VALUE] = value, [P_FLAGS] = flags_of(op), [P_FEW] = few, [P_ROT] = rot};
+    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 5, "sdpa_%d_%d_%d%s", (int)width, (int)value,
+                                       (int)params[P_FLAGS], few ? "_few" : ""));
     give_arguments(p, op, &a);
-    mc_cpu_scratch(p, scratch_bytes(params[P_WIDTH] + params[P_ROT], params[P_VALUE], p->vl));
+    mc_cpu_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4);
 }

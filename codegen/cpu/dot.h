@@ -1,4 +1,5 @@
-/* dot: several keys against a vector of queries, for attention and top_keys. */
+/* dot: several keys against a vector of queries, for attention and top_keys. Keys are first copied together: rows of a
+ * cache often lie a power of two apart, where eight of them would fight for the same lines of the L1 cache. */
 #ifndef MC_CODEGEN_CPU_DOT_H
 #define MC_CODEGEN_CPU_DOT_H
 
@@ -6,10 +7,10 @@
 
 enum { MC_DOT_TILE = 8 };
 
-/* acc[u][lane] = sum over i of qt[i][lane] * key[u][i], one FMA chain in ascending i. qt: [width][vl] in scratch; key:
- * addresses of MC_DOT_TILE arrays of `width` floats. */
-void mc_dot_tile(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, LLVMValueRef *acc);
-/* The same chains carried on: adds to acc. */
-void mc_dot_more(mc_kb *kb, LLVMValueRef qt, int64_t width, const LLVMValueRef *key, LLVMValueRef *acc);
+/* n floats (a constant). */
+void mc_copy_row(mc_kb *kb, LLVMValueRef from, LLVMValueRef to, int64_t n);
+/* acc[u][lane] = sum over i of qt[i][lane] * keys[u][i], one FMA chain in ascending i. qt: [width][vl]; keys:
+ * [MC_DOT_TILE][width]. */
+void mc_dot_tile(mc_kb *kb, LLVMValueRef qt, int64_t width, LLVMValueRef keys, LLVMValueRef *acc);
 
 #endif

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+enum { MAX_CALL_ARGS = 64 }; /* what the runtime passes on */
+
 /* What one instance of a function needs. */
 typedef struct func_info {
     const mc_func *func;
@@ -263,6 +265,10 @@ add_call(layout *l, const mc_op *op, uint32_t weight_base, uint32_t state_base)
 {
     mc_cpu_plan *p = l->p;
     const func_info *callee = info_of(l, mc_attr_func(op, "callee"));
+    if (op->n_operands + op->n_results > MAX_CALL_ARGS) {
+        mc_cpu_refuse(p, "it has more than %d arguments and results", (int)MAX_CALL_ARGS);
+        return;
+    }
     mc_cpu_kernel target = {.index = callee->index};
     mc_cpu_launch(p, &target);
     moec_abi_launch *launch = &p->launches.items[p->launches.n - 1];

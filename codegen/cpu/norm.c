@@ -139,10 +139,10 @@ emit_norm(mc_kb *kb, const mc_cpu_kernel *k)
     }
     LLVMValueRef d = to_float(kb, r.d);
     if (flags & NORM_MEAN) {
-        LLVMValueRef mean = kb_fdiv(kb, mc_rows_fold(kb, r.d, 0, step_sum, &r, kb_reduce_add), d);
+        LLVMValueRef mean = kb_fdiv(kb, mc_rows_fold(kb, r.d, 0, false, step_sum, &r, kb_reduce_add), d);
         r.shift = kb_splat(kb, mean, kb->vl);
     }
-    LLVMValueRef sum = mc_rows_fold(kb, r.d, 0, step_squares, &r, kb_reduce_add);
+    LLVMValueRef sum = mc_rows_fold(kb, r.d, 0, false, step_squares, &r, kb_reduce_add);
     if (!(flags & NORM_SUM)) sum = kb_fdiv(kb, sum, d);
     write_normed(kb, &r, flags, kb_rsqrt(kb, kb_fadd(kb, sum, eps)), w, bias);
     mc_rows_end(kb, &l);
@@ -196,9 +196,9 @@ emit_softmax(mc_kb *kb, const mc_cpu_kernel *k)
     kb_kernel_begin(kb, k->name.data);
     row r;
     kb_loop l = begin_rows(kb, &r);
-    LLVMValueRef max = mc_rows_fold(kb, r.d, -HUGE_VAL, step_max, &r, kb_reduce_max);
+    LLVMValueRef max = mc_rows_fold(kb, r.d, -HUGE_VAL, true, step_max, &r, kb_reduce_max);
     r.shift = kb_splat(kb, max, kb->vl);
-    LLVMValueRef sum = mc_rows_fold(kb, r.d, 0, step_exp, &r, kb_reduce_add);
+    LLVMValueRef sum = mc_rows_fold(kb, r.d, 0, true, step_exp, &r, kb_reduce_add);
     divide_row(kb, &r, r.y, sum);
     mc_rows_end(kb, &l);
     kb_kernel_end(kb);
@@ -227,7 +227,7 @@ emit_renorm(mc_kb *kb, const mc_cpu_kernel *k)
     kb_loop l = begin_rows(kb, &r);
     r.power = k->p[0];
     r.p = kb_splat(kb, p, kb->vl);
-    LLVMValueRef norm = mc_rows_fold(kb, r.d, 0, step_power, &r, kb_reduce_add);
+    LLVMValueRef norm = mc_rows_fold(kb, r.d, 0, true, step_power, &r, kb_reduce_add);
     if (r.power == POWER_2) norm = kb_sqrt(kb, norm);
     if (r.power == POWER_ANY) norm = kb_exp(kb, kb_fdiv(kb, kb_log(kb, norm), p));
     norm = r.power == POWER_FLOOR ? kb_fmax(kb, floor, norm) : kb_fadd(kb, norm, eps);

@@ -164,7 +164,7 @@ emit_hash(mc_kb *kb, const mc_cpu_kernel *k)
     kb_loop rows = mc_rows_begin(kb, kb_mul(kb, kb_arg_int(kb, 0), hashes)); /* (token, hash) */
     LLVMValueRef h = kb_urem(kb, rows.i, hashes), t = kb_udiv(kb, rows.i, hashes);
     dot ctx = {kb_elem(kb, x, kb_mul(kb, t, d), 4), kb_elem(kb, planes, kb_mul(kb, h, d), 4)};
-    LLVMValueRef at = kb_fmul(kb, kb_sigmoid(kb, mc_rows_fold(kb, d, 0, step_dot, &ctx, kb_reduce_add)), n);
+    LLVMValueRef at = kb_fmul(kb, kb_sigmoid(kb, mc_rows_fold(kb, d, 0, false, step_dot, &ctx, kb_reduce_add)), n);
     at = kb_select(kb, kb_fcmp(kb, LLVMRealOGE, at, kb_f32(kb, 0)), at, kb_f32(kb, 0)); /* NaN: bucket 0 */
     LLVMValueRef bucket = kb_min(kb, kb_convert(kb, at, kb->i64), kb_sub(kb, buckets, one));
     LLVMValueRef from = kb_mul(kb, kb_add(kb, kb_mul(kb, h, buckets), bucket), size), to = kb_mul(kb, rows.i, size);

@@ -67,7 +67,7 @@ emit_selective_scan(mc_kb *kb, const mc_cpu_kernel *k)
     r.c = kb_elem(kb, c, kb_mul(kb, row, n), 4);
     r.step = kb_splat(kb, step, kb->vl);
     r.input = kb_splat(kb, kb_fmul(kb, step, get(kb, x, at)), kb->vl);
-    LLVMValueRef sum = mc_rows_fold(kb, n, 0, step_scan, &r, kb_reduce_add);
+    LLVMValueRef sum = mc_rows_fold(kb, n, 0, true, step_scan, &r, kb_reduce_add);
     kb_store(kb, sum, kb_elem(kb, y, at, 4), 4);
     kb_loop_end(kb, &l);
     mc_rows_end(kb, &tasks);

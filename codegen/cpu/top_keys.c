@@ -5,7 +5,8 @@
  * Lanes are index heads: the score of a key adds up w * relu(q . k) over the lanes, in a fixed tree.
  *
  * ptr: q, k, w, select   i: B, S, C, whether k lies in a state
- * scratch: queries [vectors of heads][width][vl], weights [vectors][vl], orders [2n], positions [2n] */
+ * scratch: queries [vectors of heads][width][vl], weights [vectors][vl], orders [2n], positions [2n],
+ *          keys [tile][width] */
 #include "codegen/cpu/dot.h"
 #include "codegen/cpu/route.h"
 #include "codegen/cpu/rows.h"
@@ -17,7 +18,7 @@ enum { P_WIDTH, P_HEADS, P_N };
 typedef struct finder {
     int64_t width, heads, n, vectors;
     LLVMValueRef q, w, select, keys; /* of the query at work */
-    LLVMValueRef qt, wt, orders, positions;
+    LLVMValueRef qt, wt, orders, positions, tile;
 } finder;
 
 static int64_t
@@ -50,9 +51,9 @@ load_query(mc_kb *kb, const finder *f)
     kb_loop_end(kb, &l);
 }
 
-/* Scores of the MC_DOT_TILE keys at these addresses. */
+/* Scores of MC_DOT_TILE keys that lie one after another. */
 static void
-score_tile(mc_kb *kb, const finder *f, const LLVMValueRef *keys, LLVMValueRef *scores)
+score_tile(mc_kb *kb, const finder *f, LLVMValueRef keys, LLVMValueRef *scores)
 {
     LLVMValueRef acc[MC_DOT_TILE], zero = kb_const(kb->vf, 0);
     for (int u = 0; u < MC_DOT_TILE; u++) acc[u] = zero;
@@ -144,12 +145,12 @@ find_keys(mc_kb *kb, const finder *f, LLVMValueRef seen)
 {
     LLVMValueRef carried[2] = {kb_i64(kb, 0), kb_i64(kb, INT32_MIN)}, last = kb_sub(kb, seen, kb_i64(kb, 1));
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), seen, kb_i64(kb, MC_DOT_TILE), 2, carried);
-    LLVMValueRef keys[MC_DOT_TILE], scores[MC_DOT_TILE];
-    for (int u = 0; u < MC_DOT_TILE; u++) {
-        LLVMValueRef c = kb_min(kb, kb_add(kb, l.i, kb_i64(kb, u)), last);
-        keys[u] = kb_elem(kb, f->keys, c, f->width * 4);
-    }
-    score_tile(kb, f, keys, scores);
+    LLVMValueRef scores[MC_DOT_TILE];
+    kb_loop row = count_to(kb, kb_i64(kb, MC_DOT_TILE), 0, NULL);
+    LLVMValueRef from = kb_min(kb, kb_add(kb, l.i, row.i), last);
+    mc_copy_row(kb, kb_elem(kb, f->keys, from, f->width * 4), kb_elem(kb, f->tile, row.i, f->width * 4), f->width);
+    kb_loop_end(kb, &row);
+    score_tile(kb, f, f->tile, scores);
     LLVMValueRef buffer = kb_alloca(kb, MC_DOT_TILE * 4, 4); /* so that the code of an offer stands here once */
     for (int u = 0; u < MC_DOT_TILE; u++) mc_set_f32(kb, buffer, kb_i64(kb, u), scores[u]);
     kb_loop each = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, MC_DOT_TILE), kb_i64(kb, 1), 2, l.v);
@@ -185,6 +186,7 @@ emit_top_keys(mc_kb *kb, const mc_cpu_kernel *k)
     f.wt = kb_gepi(kb, f.qt, f.vectors * f.width * kb->vl * 4);
     f.orders = kb_gepi(kb, f.wt, f.vectors * kb->vl * 4);
     f.positions = kb_gepi(kb, f.orders, f.n * 8);
+    f.tile = kb_gepi(kb, f.positions, f.n * 8);
     kb_loop rows = mc_rows_dealt(kb, kb_mul(kb, kb_arg_int(kb, I_B), n_s)); /* (sequence, position) */
     LLVMValueRef b = kb_udiv(kb, rows.i, n_s), s = kb_urem(kb, rows.i, n_s);
     f.q = kb_elem(kb, q, rows.i, f.heads * f.width * 4);
@@ -220,5 +222,6 @@ mc_cpu_select_top_keys(mc_cpu_plan *p, const mc_op *op)
     mc_cpu_int(p, q->type->dims[1]);
     mc_cpu_int(p, k->type->dims[1]);
     mc_cpu_const(p, mc_cpu_in_state(k));
-    mc_cpu_scratch(p, (uint64_t)(vectors * (params[P_WIDTH] + 1) * p->vl + 4 * params[P_N]) * 4);
+    mc_cpu_scratch(
+        p, (uint64_t)(vectors * (params[P_WIDTH] + 1) * p->vl + 4 * params[P_N] + MC_DOT_TILE * params[P_WIDTH]) * 4);
 }

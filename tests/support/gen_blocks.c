@@ -194,6 +194,28 @@ attention_block(mc_gen_func *f, mc_value *x)
     return mc_gen_reshape(f, o, (int64_t[]){H * hv}, 1);
 }
 
+/* Latent attention as absorb-mla leaves it: one stored matrix on both sides. */
+static mc_value *
+latent_block(mc_gen_func *f, mc_value *x)
+{
+    static const moec_dtype dtypes[] = {MOEC_F32, MOEC_BF16, MOEC_F16, MOEC_F8E4M3};
+    mc_gen *g = f->gen;
+    int64_t H = 1 + mc_gen_pick(g, 3), nope = 3, value = 2, rot = 4, latent = 5 + mc_gen_pick(g, 14);
+    moec_dtype dtype = dtypes[mc_gen_pick(g, 4)];
+    mc_value *qn = heads(f, x, H, nope), *qr = heads(f, x, H, rot);
+    mc_value *c = mc_gen_unary(f, MC_OP_CACHE, mc_gen_linear(f, x, latent, "attention", 0));
+    mc_value *kr = mc_gen_unary(f, MC_OP_CACHE, heads(f, x, 1, rot));
+    mc_value *w = mc_gen_weight(f, "attention", dtype, 0, (int64_t[]){H * (nope + value), latent}, 2);
+    mc_value *scale = dtype == MOEC_F8E4M3 ? mc_gen_weight(f, "attention", MOEC_F32, 0, (int64_t[]){1, 1}, 2) : NULL;
+    mc_value *q = mc_gen_make(f, MC_OP_HEAD_LINEAR, GEN_OPERANDS(qn, w, scale),
+                              GEN_ATTRS(MC_A_INT("begin", 0), MC_A_INT("end", nope), MC_A_BOOL("transposed", true)));
+    mc_value *o = mc_gen_make(f, MC_OP_LATENT_SDPA, GEN_OPERANDS(q, c, qr, kr),
+                              GEN_ATTRS(MC_A_FLOAT("scale", 0.3), MC_A_INT("window", mc_gen_chance(g, 30) ? 4 : 0)));
+    mc_value *y = mc_gen_make(f, MC_OP_HEAD_LINEAR, GEN_OPERANDS(o, w, scale),
+                              GEN_ATTRS(MC_A_INT("begin", nope), MC_A_INT("end", nope + value)));
+    return mc_gen_reshape(f, y, (int64_t[]){H * value}, 1);
+}
+
 static mc_value *
 position_block(mc_gen_func *f, mc_value *x)
 {
@@ -278,11 +300,11 @@ call_block(mc_gen_func *f, mc_value *x)
 mc_value *
 mc_gen_any_block(mc_gen_func *f, mc_value *x, bool plain)
 {
-    static mc_gen_block *const blocks[] = {unary_block,    binary_block,     norm_block,        linear_block,
-                                           gated_block,    shape_block,      attention_block,   attention_block,
-                                           position_block, cast_block,       conv_block,        selective_scan_block,
-                                           embed_block,    delta_scan_block, mc_gen_primitives, call_block,
-                                           mc_gen_moe,     mc_gen_moe,       mc_gen_expert_ops};
+    static mc_gen_block *const blocks[] = {unary_block,          binary_block,   norm_block,       linear_block,
+                                           gated_block,          shape_block,    attention_block,  attention_block,
+                                           latent_block,         position_block, cast_block,       conv_block,
+                                           selective_scan_block, embed_block,    delta_scan_block, mc_gen_primitives,
+                                           call_block,           mc_gen_moe,     mc_gen_moe,       mc_gen_expert_ops};
     enum { N = sizeof blocks / sizeof blocks[0], N_PLAIN = N - 4 };
     return blocks[mc_gen_pick(f->gen, plain ? N_PLAIN : N)](f, x);
 }

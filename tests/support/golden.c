@@ -224,6 +224,6 @@ mc_golden_find(mc_arena *arena, const char *folder, const char *suffix)
 {
     mc_paths paths = {0};
     find_in(arena, folder, suffix, &paths);
-    qsort(paths.items, paths.n, sizeof paths.items[0], compare_paths);
+    if (paths.n) qsort(paths.items, paths.n, sizeof paths.items[0], compare_paths);
     return paths;
 }

@@ -342,6 +342,7 @@ END_TEST
 
 START_TEST(test_made_page)
 {
+    if (!HAVE_LLVM && strcmp(made[_i].name, "ops") == 0) return; /* that page says what the CPU backend covers */
     mc_arena *arena = mc_arena_create();
     mc_buf out = {0};
     ck_assert(shell("/tmp", mc_strf(arena, "moec docs %s", made[_i].name), &out));

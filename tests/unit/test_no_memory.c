@@ -32,6 +32,7 @@ extern void *__libc_memalign(size_t align, size_t n);
 
 extern void __libc_free(void *p);
 
+/* Visible, or the C library's own calls would go elsewhere and the count be wrong. */
 static bool
 fails(void)
 {
@@ -45,19 +46,19 @@ counted(void *p)
     return p;
 }
 
-void *
+MOEC_API void *
 malloc(size_t n)
 {
     return fails() ? NULL : counted(__libc_malloc(n));
 }
 
-void *
+MOEC_API void *
 calloc(size_t n, size_t size)
 {
     return fails() ? NULL : counted(__libc_calloc(n, size));
 }
 
-void *
+MOEC_API void *
 realloc(void *p, size_t n)
 {
     if (fails()) return NULL;
@@ -66,13 +67,13 @@ realloc(void *p, size_t n)
     return q;
 }
 
-void *
+MOEC_API void *
 aligned_alloc(size_t align, size_t n)
 {
     return fails() ? NULL : counted(__libc_memalign(align, n));
 }
 
-void
+MOEC_API void
 free(void *p)
 {
     if (p) live--;

@@ -14,7 +14,7 @@ for source in tests/fuzz/fuzz_*.c; do
     if [ "$name" = all ] || [ "fuzz_$name" = "$stem" ]; then names+=("${stem#fuzz_}"); fi
 done
 [ ${#names[@]} -gt 0 ] || { echo "fuzz: no tests/fuzz/fuzz_$name.c" >&2; exit 2; }
-cmake --build "$build" --target "${names[@]/#/fuzz_}"
+cmake --build "$build" --target "${names[@]/#/fuzz_}" -- --quiet
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leaks=1
 for n in "${names[@]}"; do
     echo "fuzz: $n, $seconds s"

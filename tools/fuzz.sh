@@ -19,7 +19,11 @@ export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 ASAN_OPTIONS=detect_leak
 for n in "${names[@]}"; do
     echo "fuzz: $n, $seconds s"
     mkdir -p "$build/found/$n"
-    "$build/tests/fuzz/fuzz_$n" -max_total_time="$seconds" -max_len=8192 -timeout=20 -rss_limit_mb=4096 -verbosity=0 \
-        -print_final_stats=0 -artifact_prefix="$build/crash-$n-" "$build/found/$n" "tests/fuzz/corpus/$n"
+    if ! "$build/tests/fuzz/fuzz_$n" -max_total_time="$seconds" -max_len=8192 -timeout=20 -rss_limit_mb=4096 -verbosity=0 \
+        -print_final_stats=1 -artifact_prefix="$build/crash-$n-" "$build/found/$n" "tests/fuzz/corpus/$n" >"$build/$n.log" 2>&1; then
+        tail -n 60 "$build/$n.log"
+        exit 1
+    fi
+    grep 'number_of_executed_units\|average_exec_per_sec' "$build/$n.log" | sed 's/stat:://' || true
 done
 echo "fuzz: ok"

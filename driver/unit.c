@@ -3,7 +3,7 @@
 #include "ir/op.h"
 #include "ir/print.h"
 
-#include <limits.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -174,9 +174,13 @@ mc_unit_summary(mc_unit *u)
 mc_str
 mc_unit_name(const mc_unit *u)
 {
-    if (u->options->name) return mc_str_of(u->options->name);
     const mc_func *model = mc_module_model(u->module);
-    return model ? model->name : MC_STR("model");
+    mc_str name = u->options->name ? mc_str_of(u->options->name) : model ? model->name : MC_STR("model");
+    mc_str safe = mc_str_dup(u->arena, name); /* it becomes part of a symbol and of C identifiers */
+    char *p = (char *)(uintptr_t)safe.data;
+    for (size_t i = 0; i < safe.len; i++)
+        if (!isalnum((unsigned char)p[i])) p[i] = '_';
+    return safe;
 }
 
 moec_status

@@ -16,7 +16,7 @@ least() {
     local best=999999999 begin now
     for _ in 1 2 3; do
         begin=$(date +%s%N)
-        "$@" >/dev/null
+        "$@" >/dev/null 2>&1
         now=$((($(date +%s%N) - begin) / 10000))
         if [ "$now" -lt "$best" ]; then best=$now; fi
     done
@@ -32,7 +32,7 @@ for f in examples/*.moe; do printf '  %-28s %8s ms\n' "$(basename "$f")" "$(leas
 
 echo
 echo "compile to an object, one layer and all of them"
-for args in dsv3 'dsv3 -D L=1 -D dense=0' qwen3_235b 'qwen3_235b -D L=1'; do
+for args in dsv3 'dsv3 -D L=2 -D dense=1' qwen3_235b 'qwen3_235b -D L=1'; do
     read -r name define <<<"$args"
     # shellcheck disable=SC2086
     time=$(least "$moec" compile $define --emit obj "examples/$name.moe" -o "$work/x.o")

@@ -47,10 +47,19 @@ def check_c(name, text, report):
             report(f"{name}:{number}: a function of {length} lines: {head}")
 
 
+def tracked():
+    """Files that git tracks; without git or its history, every file outside build folders and hidden ones."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return [name for name in listed.split("\0") if name]
+    except (OSError, subprocess.CalledProcessError):
+        names = (path.relative_to(ROOT).as_posix() for path in sorted(ROOT.rglob("*")))
+        return [name for name in names if not re.match(r"(build|\.git/)|.*__pycache__", name)]
+
+
 def main():
     faults = []
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listed.split("\0")):
+    for name in tracked():
         path = ROOT / name
         if not path.is_file() or path.suffix in {".npy", ".safetensors", ".bin", ".png"}:
             continue

@@ -162,6 +162,10 @@ solve_symbols(moec_session *s, const moec_tensor *const *inputs, mc_fault *error
             mc_expr_text(m, &m->inputs[i].dims[d], text, sizeof text);
             if (!mc_expr_eval(&m->inputs[i].dims[d], s->exec.syms, &want))
                 return mc_fail(error, MOEC_ERR_MISMATCH, "input %s: %s is not determined", m->inputs[i].name, text);
+            bool fixed = m->inputs[i].dims[d].syms[0] == 0xFF;
+            if (want != inputs[i]->dims[d] && fixed)
+                return mc_fail(error, MOEC_ERR_MISMATCH, "input %s: dimension %u is %lld and must be %lld",
+                               m->inputs[i].name, d, (long long)inputs[i]->dims[d], (long long)want);
             if (want != inputs[i]->dims[d])
                 return mc_fail(error, MOEC_ERR_MISMATCH, "input %s: dimension %u is %lld, but %s is %lld",
                                m->inputs[i].name, d, (long long)inputs[i]->dims[d], text, (long long)want);

@@ -56,7 +56,8 @@ def main():
         # the prefix of an install elsewhere than configured is given to pkg-config
         flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs", "moec").split()
         run(cc, "-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", HERE / "use.c", "-o", "use", *flags)
-        run("cmake", "-S", HERE / "project", "-B", "project", f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_COMPILER={cc}")
+        options = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_COMPILER={cc}"]
+        run("cmake", "-S", HERE / "project", "-B", "project", "-G", "Ninja", *options)
         run("cmake", "--build", "project")
         for program, said in (("./use", "tiny 1 1\n"), ("project/use", "tiny 1 1\n"), ("project/runtime", "bf16 2\n")):
             if run(program) != said:

@@ -1,5 +1,5 @@
-/* How long it takes from a text to runnable code in this process: jit FILE.moe [N=V ...]. Compiled afresh, then from the
- * cache directory, then linked; the least of several times each, wall clock. */
+/* How long it takes from a text to runnable code in this process: jit FILE.moe [N=V ...]. Compiled afresh, then from
+ * the cache directory, then linked; the least of several times each, wall clock. */
 #define _GNU_SOURCE
 #include "moec/moec.h"
 

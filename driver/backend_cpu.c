@@ -81,9 +81,8 @@ meta_text(mc_unit *u)
 bool
 mc_backend_emit(mc_unit *u, const mc_backend_target *target, mc_code_kind kind, mc_buf *out)
 {
-    static const mc_emit_kind kinds[] = {[MC_CODE_OBJECT] = MC_EMIT_OBJECT,
-                                         [MC_CODE_ASSEMBLY] = MC_EMIT_ASSEMBLY,
-                                         [MC_CODE_LLVM] = MC_EMIT_LLVM};
+    static const mc_emit_kind kinds[] = {
+        [MC_CODE_OBJECT] = MC_EMIT_OBJECT, [MC_CODE_ASSEMBLY] = MC_EMIT_ASSEMBLY, [MC_CODE_LLVM] = MC_EMIT_LLVM};
     mc_cpu_options options = {.name = mc_unit_name(u), .rules = rules_text(u), .meta = meta_text(u)};
     options.target = *(const mc_cpu_target *)target->detail;
     mc_cpu_result result;
@@ -126,7 +125,8 @@ mc_backend_load(const void *object, size_t n_bytes, const char *name, mc_loaded 
 {
     if (!is_of_this_machine(object, n_bytes))
         return mc_fail(fault, MOEC_ERR_UNSUPPORTED,
-                       "%s was compiled for another kind of processor; compile it with --target native to run it here", name);
+                       "%s was compiled for another kind of processor; compile it with --target native to run it here",
+                       name);
     mc_arena *arena = mc_arena_create();
     mc_sources sources = {.arena = arena};
     mc_diags diags;

@@ -45,7 +45,8 @@ look(struct dl_phdr_info *info, size_t size, void *user)
     if (!ours) return 0;
     for (int i = 0; i < info->dlpi_phnum && !s->id; i++) {
         const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-        if (p->p_type == PT_NOTE) look_in_note(s, (const unsigned char *)(uintptr_t)(info->dlpi_addr + p->p_vaddr), p->p_memsz);
+        if (p->p_type == PT_NOTE)
+            look_in_note(s, (const unsigned char *)(uintptr_t)(info->dlpi_addr + p->p_vaddr), p->p_memsz);
     }
     return 1;
 }

@@ -1,6 +1,6 @@
 #define _POSIX_C_SOURCE 200809L
-/* Options may stand anywhere after the command, `--name VALUE` or `--name=VALUE`; `--` ends them. Written out rather than
- * taken from getopt because which options exist depends on the command, and mistakes get suggestions. */
+/* Options may stand anywhere after the command, `--name VALUE` or `--name=VALUE`; `--` ends them. Written out rather
+ * than taken from getopt because which options exist depends on the command, and mistakes get suggestions. */
 #include "driver/cli.h"
 
 #include "driver/backend.h"
@@ -28,7 +28,8 @@ const mc_option_info mc_option_infos[MC_N_OPTIONS] = {
 };
 
 const mc_command_info mc_command_infos[MC_N_COMMANDS] = {
-#define MC_COMMAND(ID, function, name, arguments, summary, example) [MC_COMMAND_##ID] = {name, arguments, summary, example},
+#define MC_COMMAND(ID, function, name, arguments, summary, example)                                                    \
+    [MC_COMMAND_##ID] = {name, arguments, summary, example},
 #include "driver/commands.def"
 #undef MC_COMMAND
 };
@@ -53,7 +54,8 @@ print_help(void)
     puts("  moec compile model.moe -o app      an executable");
     puts("  ./app --weights DIR --ids 1,2,3    run it\n");
     puts("Commands (moec COMMAND --help says more):");
-    for (int i = 0; i < MC_N_COMMANDS; i++) printf("  %-8s %s\n", mc_command_infos[i].name, mc_command_infos[i].summary);
+    for (int i = 0; i < MC_N_COMMANDS; i++)
+        printf("  %-8s %s\n", mc_command_infos[i].name, mc_command_infos[i].summary);
     puts("\nExit codes: 0 done, 1 the input is wrong or something failed, 2 wrong command line,");
     puts("3 this processor cannot run the code, 70 a fault of moec's own.");
 }
@@ -84,7 +86,8 @@ unknown_option(const char *word, mc_command command)
         if (name.data[i] == '=') name.len = i;
     mc_str near = mc_str_nearest(name, names, n);
     if (near.len)
-        return mc_cli_usage("%s has no option --%.*s (did you mean --%.*s?)", mc_command_infos[command].name, MC_FMT(name), MC_FMT(near));
+        return mc_cli_usage("%s has no option --%.*s (did you mean --%.*s?)", mc_command_infos[command].name,
+                            MC_FMT(name), MC_FMT(near));
     return mc_cli_usage("%s has no option --%.*s; see: moec %s --help", mc_command_infos[command].name, MC_FMT(name),
                         mc_command_infos[command].name);
 }
@@ -197,7 +200,8 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
         }
         bool is_file = argv[i][0] != '-' || argv[i][1] == 0;
         if (is_file) cli->files[cli->n_files++] = argv[i];
-        if (is_file && (cli->command == MC_COMMAND_RUN || cli->command == MC_COMMAND_BENCH)) { /* what follows the model is for the model */
+        if (is_file && (cli->command == MC_COMMAND_RUN ||
+                        cli->command == MC_COMMAND_BENCH)) { /* what follows the model is for the model */
             cli->rest = argv + i + 1;
             cli->n_rest = argc - i - 1;
             break;

@@ -11,8 +11,9 @@ check_one(const moec_compile_options *options, const char *path)
     bool good = mc_unit_load(&u, path) && mc_unit_elaborate(&u);
     mc_unit_deliver(&u);
     if (good && u.elab.weights.n)
-        printf("%s: %.*s: %zu weights, %.3f B parameters (%.3f B active)\n", path, MC_FMT(mc_module_model(u.module)->name),
-               u.elab.weights.n, (double)u.elab.n_params / 1e9, (double)u.elab.n_active_params / 1e9);
+        printf("%s: %.*s: %zu weights, %.3f B parameters (%.3f B active)\n", path,
+               MC_FMT(mc_module_model(u.module)->name), u.elab.weights.n, (double)u.elab.n_params / 1e9,
+               (double)u.elab.n_active_params / 1e9);
     else if (good)
         printf("%s: ok\n", path);
     int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(&u));

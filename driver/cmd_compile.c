@@ -10,7 +10,17 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef enum emit_kind { EMIT_EXE, EMIT_LIB, EMIT_IR, EMIT_PLAN, EMIT_LL, EMIT_ASM, EMIT_OBJ, EMIT_HEADER, N_EMIT } emit_kind;
+typedef enum emit_kind {
+    EMIT_EXE,
+    EMIT_LIB,
+    EMIT_IR,
+    EMIT_PLAN,
+    EMIT_LL,
+    EMIT_ASM,
+    EMIT_OBJ,
+    EMIT_HEADER,
+    N_EMIT
+} emit_kind;
 static const char *const emit_names[N_EMIT] = {"exe", "lib", "ir", "plan", "ll", "asm", "obj", "header"};
 
 static bool
@@ -57,7 +67,8 @@ write_text_stage(const mc_cli *cli, mc_unit *u, emit_kind kind)
         mc_module_print(u->module, &text);
     } else {
         mc_progress_step("generating code");
-        good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, kind == EMIT_LL ? MC_CODE_LLVM : MC_CODE_ASSEMBLY, &text);
+        good = mc_backend_find(u, &target) &&
+               mc_backend_emit(u, &target, kind == EMIT_LL ? MC_CODE_LLVM : MC_CODE_ASSEMBLY, &text);
     }
     mc_progress_end();
     mc_unit_deliver(u);
@@ -155,7 +166,8 @@ write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input
     mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
     const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT), *checkpoint = mc_cli_value(cli, MC_OPTION_WEIGHTS);
     mc_progress_step("generating code");
-    bool good = kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
+    bool good =
+        kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
     mc_progress_end();
     mc_unit_deliver(u);
     int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(u));
@@ -163,15 +175,20 @@ write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input
     switch (good ? kind : N_EMIT) {
     case EMIT_EXE:
         code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, view, name);
-        if (!code && checkpoint) code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, view, name.data);
+        if (!code && checkpoint)
+            code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, view, name.data);
         break;
-    case EMIT_OBJ: code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, view, name); break;
+    case EMIT_OBJ:
+        code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, view, name);
+        break;
     case EMIT_LIB:
         code = write_artefact(mc_strf(u->arena, "%s.so", stem.data).data, MOEC_SHARED_LIBRARY, view, name);
         if (!code) code = write_artefact(mc_strf(u->arena, "%s.a", stem.data).data, MOEC_ARCHIVE, view, name);
         if (!code) code = write_artefact(mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name);
         break;
-    case EMIT_HEADER: code = write_artefact(given ? given : mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name); break;
+    case EMIT_HEADER:
+        code = write_artefact(given ? given : mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name);
+        break;
     case EMIT_IR:
     case EMIT_PLAN:
     case EMIT_LL:

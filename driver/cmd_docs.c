@@ -58,9 +58,9 @@ print_backends(mc_opcode opcode, const mc_op_info *op, mc_buf *out)
 {
     bool reaches_code = op->stages & MC_IN_PLAN;
     mc_buf_printf(out, "\n- runs on: the interpreter%s",
-                  !reaches_code                     ? "; a pass replaces it before code is made"
+                  !reaches_code                   ? "; a pass replaces it before code is made"
                   : mc_backend_has_kernel(opcode) ? ", CPU"
-                                                    : "");
+                                                  : "");
 }
 
 static void

@@ -7,7 +7,8 @@ import_directory(mc_unit *u, const mc_cli *cli, const char *directory, mc_buf *o
 {
     mc_buf config = {0};
     mc_fault fault = {0};
-    mc_str path = mc_file_is_directory(directory) ? mc_strf(u->arena, "%s/config.json", directory) : mc_str_of(directory);
+    mc_str path =
+        mc_file_is_directory(directory) ? mc_strf(u->arena, "%s/config.json", directory) : mc_str_of(directory);
     bool good = mc_file_read(path.data, 16 << 20, &config, &fault) == MOEC_OK;
     if (!good) mc_error(&u->diags, (mc_span){0}, MC_E0909, "%s", fault.text);
     size_t n = cli->n_values[MC_OPTION_DEFINE];

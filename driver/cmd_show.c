@@ -61,7 +61,8 @@ print_params(const mc_unit *u)
 {
     for (size_t i = 0; i < u->elab.params.n; i++) {
         const mc_param_info *p = &u->elab.params.items[i];
-        printf("%s%.*s = %.*s%s", i ? ", " : "params: ", MC_FMT(p->name), MC_FMT(p->value), p->overridden ? " (given)" : "");
+        printf("%s%.*s = %.*s%s", i ? ", " : "params: ", MC_FMT(p->name), MC_FMT(p->value),
+               p->overridden ? " (given)" : "");
     }
     if (u->elab.params.n) putchar('\n');
 }

@@ -64,7 +64,8 @@ mc_code_cache_get(const char *directory, mc_code_key key, mc_product *out)
 {
     mc_buf path = {0}, text = {0};
     entry_path(directory, key, &path);
-    bool found = mc_file_read(path.data, MAX_ENTRY_BYTES, &text, NULL) == MOEC_OK && decode(mc_buf_view(&text), key, out);
+    bool found =
+        mc_file_read(path.data, MAX_ENTRY_BYTES, &text, NULL) == MOEC_OK && decode(mc_buf_view(&text), key, out);
     mc_buf_fini(&path);
     mc_buf_fini(&text);
     return found;

@@ -1,5 +1,5 @@
-/* code_cache: compiled objects on disk, keyed by everything that decides their bytes. Entries are written atomically and
- * verified on load; a damaged or foreign entry is a miss, never an error. */
+/* code_cache: compiled objects on disk, keyed by everything that decides their bytes. Entries are written atomically
+ * and verified on load; a damaged or foreign entry is a miss, never an error. */
 #ifndef MC_DRIVER_CODE_CACHE_H
 #define MC_DRIVER_CODE_CACHE_H
 

@@ -54,9 +54,9 @@ static void
 on_step(void *user, const mc_step_report *r)
 {
     const pass_printer *printer = user;
-    if (printer->times)
-        fprintf(stderr, "%8.3f ms  %s%s\n", r->seconds * 1e3, r->pass, r->skipped ? " (skipped)" : "");
-    if (r->last_rewrite.len) fprintf(stderr, "moec: fuel ran out in %s, after: %.*s\n", r->pass, MC_FMT(r->last_rewrite));
+    if (printer->times) fprintf(stderr, "%8.3f ms  %s%s\n", r->seconds * 1e3, r->pass, r->skipped ? " (skipped)" : "");
+    if (r->last_rewrite.len)
+        fprintf(stderr, "moec: fuel ran out in %s, after: %.*s\n", r->pass, MC_FMT(r->last_rewrite));
     if (!printer->changed || r->result != MC_CHANGED) return;
     mc_buf text = {0};
     mc_module_print(r->module, &text);
@@ -73,7 +73,8 @@ on_reproducer(void *user, mc_str text)
     if (mc_file_write(path, text.data, text.len, 0644, &fault) == MOEC_OK)
         fprintf(stderr, "moec: this is a fault of moec's own; %s shows it: please report it\n", path);
     else
-        fprintf(stderr, "moec: this is a fault of moec's own, and the reproducer could not be written: %s\n", fault.text);
+        fprintf(stderr, "moec: this is a fault of moec's own, and the reproducer could not be written: %s\n",
+                fault.text);
 }
 
 static bool

@@ -37,14 +37,15 @@ add_strings(mc_code_key *key, const char *const *items, size_t n)
     for (size_t i = 0; i < n; i++) add_string(key, items[i]);
 }
 
-/* A text that uses other files is compiled afresh: what they say is not in the key. The word may also stand in a comment;
- * that costs a compile, no more. */
+/* A text that uses other files is compiled afresh: what they say is not in the key. The word may also stand in a
+ * comment; that costs a compile, no more. */
 static bool
 uses_files(mc_str text)
 {
     for (size_t i = 0; i + 4 < text.len; i++)
         if ((i == 0 || text.data[i - 1] == '\n' || text.data[i - 1] == ' ' || text.data[i - 1] == ';') &&
-            memcmp(text.data + i, "use", 3) == 0 && (text.data[i + 3] == ' ' || text.data[i + 3] == '\t' || text.data[i + 3] == '"'))
+            memcmp(text.data + i, "use", 3) == 0 &&
+            (text.data[i + 3] == ' ' || text.data[i + 3] == '\t' || text.data[i + 3] == '"'))
             return true;
     return false;
 }
@@ -202,7 +203,8 @@ mc_compiled_abi(moec_compiled *c, const moec_abi_model **out_abi, mc_fault *faul
 {
     moec_status status = MOEC_OK;
     if (!c->abi)
-        status = mc_backend_load(c->code.object.data, c->code.object.len, c->code.name.data, &c->loaded, &c->abi, fault);
+        status =
+            mc_backend_load(c->code.object.data, c->code.object.len, c->code.name.data, &c->loaded, &c->abi, fault);
     *out_abi = c->abi;
     return status;
 }

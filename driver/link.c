@@ -1,5 +1,5 @@
-/* The linker is the system's C compiler driver ($MOEC_CC, else cc, gcc, clang), because only it knows where the C library
- * lies. The runtime travels inside moec as two relocatable objects, so there is nothing to find at run time. */
+/* The linker is the system's C compiler driver ($MOEC_CC, else cc, gcc, clang), because only it knows where the C
+ * library lies. The runtime travels inside moec as two relocatable objects, so there is nothing to find at run time. */
 #define _GNU_SOURCE
 #include "driver/link.h"
 
@@ -28,9 +28,10 @@ check_machine(const void *object, size_t n_bytes, mc_fault *fault)
 {
     const Elf64_Ehdr *model = object, *runtime = (const Elf64_Ehdr *)(const void *)mc_embedded_rt_object;
     if (n_bytes >= sizeof *model && model->e_machine == runtime->e_machine) return MOEC_OK;
-    return mc_fail(fault, MOEC_ERR_UNSUPPORTED,
-                   "the code is for another kind of processor than this moec and the runtime in it: write it with --emit obj, "
-                   "and link it there with libmoec_rt.a");
+    return mc_fail(
+        fault, MOEC_ERR_UNSUPPORTED,
+        "the code is for another kind of processor than this moec and the runtime in it: write it with --emit obj, "
+        "and link it there with libmoec_rt.a");
 }
 
 /* A directory for the linker's inputs, removed afterwards. */
@@ -47,8 +48,9 @@ workplace_open(workplace *w, mc_fault *fault)
     if (!parent || !*parent) parent = "/tmp";
     int n = snprintf(w->directory, sizeof w->directory, "%s/moec-link-XXXXXX", parent);
     if (n < 0 || (size_t)n >= sizeof w->directory || !mkdtemp(w->directory)) {
-        return mc_fail(fault, MOEC_ERR_IO, "cannot make a temporary directory in %s: %s; set TMPDIR to a writable place",
-                       parent, strerror(errno));
+        return mc_fail(fault, MOEC_ERR_IO,
+                       "cannot make a temporary directory in %s: %s; set TMPDIR to a writable place", parent,
+                       strerror(errno));
     }
     snprintf(w->object, sizeof w->object, "%s/model.o", w->directory);
     snprintf(w->runtime, sizeof w->runtime, "%s/runtime.o", w->directory);
@@ -89,7 +91,8 @@ tool_failed(const char *tool, const char *log, mc_fault *fault)
 {
     mc_buf text = {0};
     if (mc_file_read(log, 1 << 20, &text, NULL) != MOEC_OK) mc_buf_clear(&text);
-    mc_fail(fault, MOEC_ERR_IO, "%s failed: %.*s", tool, text.len < 800 ? (int)text.len : 800, text.data ? text.data : "");
+    mc_fail(fault, MOEC_ERR_IO, "%s failed: %.*s", tool, text.len < 800 ? (int)text.len : 800,
+            text.data ? text.data : "");
     mc_buf_fini(&text);
     return MOEC_ERR_IO;
 }
@@ -259,10 +262,11 @@ mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind
 void
 mc_write_header(const char *name, mc_buf *out)
 {
-    mc_buf_printf(out,
-                  "/* %s: a model compiled by moec " MOEC_VERSION_STRING ". This header is all that a program needs beside the\n"
-                  " * library itself. The model's own functions stand at the end; the rest is moec's runtime interface. */\n\n",
-                  name);
+    mc_buf_printf(
+        out,
+        "/* %s: a model compiled by moec " MOEC_VERSION_STRING ". This header is all that a program needs beside the\n"
+        " * library itself. The model's own functions stand at the end; the rest is moec's runtime interface. */\n\n",
+        name);
     mc_buf_write(out, mc_embedded_base_h, (size_t)(mc_embedded_base_h_end - mc_embedded_base_h));
     mc_str runtime = {mc_embedded_runtime_h, (size_t)(mc_embedded_runtime_h_end - mc_embedded_runtime_h)};
     const char *include = "#include \"moec/base.h\"\n"; /* it stands above already */
@@ -272,13 +276,14 @@ mc_write_header(const char *name, mc_buf *out)
         runtime = mc_str_slice(runtime, (size_t)(at - runtime.data) + strlen(include), runtime.len);
     }
     mc_buf_str(out, runtime);
-    mc_buf_printf(out,
-                  "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
-                  "/* The compiled model's description; NULL when `version` is not one it serves. Constant, never freed. */\n"
-                  "const struct moec_abi_model *moec_abi_query_%s(uint32_t version);\n\n"
-                  "/* A handle for the model; end it with moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
-                  "static inline moec_status\n%s_open(moec_model **out_model, moec_error *error)\n{\n"
-                  "    return moec_model_from_abi(moec_abi_query_%s(1), out_model, error);\n}\n\n"
-                  "#ifdef __cplusplus\n}\n#endif\n#endif\n",
-                  name, name, name, name, name);
+    mc_buf_printf(
+        out,
+        "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
+        "/* The compiled model's description; NULL when `version` is not one it serves. Constant, never freed. */\n"
+        "const struct moec_abi_model *moec_abi_query_%s(uint32_t version);\n\n"
+        "/* A handle for the model; end it with moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
+        "static inline moec_status\n%s_open(moec_model **out_model, moec_error *error)\n{\n"
+        "    return moec_model_from_abi(moec_abi_query_%s(1), out_model, error);\n}\n\n"
+        "#ifdef __cplusplus\n}\n#endif\n#endif\n",
+        name, name, name, name, name);
 }

@@ -7,7 +7,8 @@
 
 /* Writes `kind` (EXECUTABLE, SHARED_LIBRARY or ARCHIVE) at `path` from the artefact's object. The same object gives the
  * same bytes. Everything else is written under temporary names and removed.
- * Errors: NOT_FOUND (no linker), UNSUPPORTED (another kind of processor), IO (the linker failed, the disk is full, ...). */
+ * Errors: NOT_FOUND (no linker), UNSUPPORTED (another kind of processor), IO (the linker failed, the disk is full,
+ * ...). */
 moec_status mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind, const char *path,
                     mc_fault *fault) MOEC_MUST_USE;
 

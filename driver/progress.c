@@ -1,4 +1,5 @@
-/* A thread of its own does the waiting and the writing: the steps of the compiler are few, long and know nothing of it. */
+/* A thread of its own does the waiting and the writing: the steps of the compiler are few, long and know nothing of it.
+ */
 #define _POSIX_C_SOURCE 200809L
 #include "driver/progress.h"
 

@@ -1,5 +1,5 @@
-/* progress: one line on a terminal while a command takes long. It appears after half a second, is rewritten in place, and
- * is gone before anything else is printed. Where standard error is no terminal, nothing happens. */
+/* progress: one line on a terminal while a command takes long. It appears after half a second, is rewritten in place,
+ * and is gone before anything else is printed. Where standard error is no terminal, nothing happens. */
 #ifndef MC_DRIVER_PROGRESS_H
 #define MC_DRIVER_PROGRESS_H
 

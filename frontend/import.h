@@ -16,7 +16,8 @@ typedef struct mc_import_options {
 /* Appends the text, formatted. False after an error (E0906, E0908, E0911, or any of the elaborator's). */
 bool mc_import(mc_arena *arena, mc_sources *sources, const mc_import_options *options, mc_diags *diags, mc_buf *out);
 
-/* Appends the precision block that the configuration asks for, if any. False: E0331, a quantisation that cannot be read. */
+/* Appends the precision block that the configuration asks for, if any. False: E0331, a quantisation that cannot be
+ * read. */
 bool mc_import_precision(mc_str config, mc_buf *out, mc_diags *diags);
 
 #endif

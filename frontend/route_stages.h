@@ -1,4 +1,5 @@
-/* route_stages: the handlers of stages.def. Scores are transformed in stage_score.c, experts chosen in stage_choose.c. */
+/* route_stages: the handlers of stages.def. Scores are transformed in stage_score.c, experts chosen in stage_choose.c.
+ */
 #ifndef MC_FRONTEND_ROUTE_STAGES_H
 #define MC_FRONTEND_ROUTE_STAGES_H
 

@@ -23,12 +23,48 @@ typedef struct mc_named_attr {
     mc_attr attr;
 } mc_named_attr;
 
-#define MC_A_INT(name, value) {(name), {.kind = MC_ATTR_INT, .as.i = (value)}}
-#define MC_A_FLOAT(name, value) {(name), {.kind = MC_ATTR_FLOAT, .as.f = (value)}}
-#define MC_A_BOOL(name, value) {(name), {.kind = MC_ATTR_BOOL, .as.b = (value)}}
-#define MC_A_STR(name, value) {(name), {.kind = MC_ATTR_STR, .as.s = (value)}}
-#define MC_A_FUNC(name, value) {(name), {.kind = MC_ATTR_FUNC, .as.func = (value)}}
-#define MC_A_DTYPE(name, value) {(name), {.kind = MC_ATTR_DTYPE, .as.dtype = (value)}}
+#define MC_A_INT(name, value)                                                                                          \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_INT, .as.i = (value)                                                                       \
+        }                                                                                                              \
+    }
+#define MC_A_FLOAT(name, value)                                                                                        \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_FLOAT, .as.f = (value)                                                                     \
+        }                                                                                                              \
+    }
+#define MC_A_BOOL(name, value)                                                                                         \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_BOOL, .as.b = (value)                                                                      \
+        }                                                                                                              \
+    }
+#define MC_A_STR(name, value)                                                                                          \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_STR, .as.s = (value)                                                                       \
+        }                                                                                                              \
+    }
+#define MC_A_FUNC(name, value)                                                                                         \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_FUNC, .as.func = (value)                                                                   \
+        }                                                                                                              \
+    }
+#define MC_A_DTYPE(name, value)                                                                                        \
+    {                                                                                                                  \
+        (name),                                                                                                        \
+        {                                                                                                              \
+            .kind = MC_ATTR_DTYPE, .as.dtype = (value)                                                                 \
+        }                                                                                                              \
+    }
 
 mc_builder mc_builder_at_end(mc_func *f, mc_diags *diags);
 mc_builder mc_builder_before(mc_op *op, mc_diags *diags); /* takes op's span */
@@ -47,7 +83,8 @@ mc_value *mc_build1(mc_builder *b, mc_opcode opcode, mc_value *const *operands, 
 mc_value *mc_build_unary(mc_builder *b, mc_opcode opcode, mc_value *x);
 mc_value *mc_build_binary(mc_builder *b, mc_opcode opcode, mc_value *x, mc_value *y);
 mc_value *mc_build_const(mc_builder *b, double value); /* f32 scalar */
-mc_value *mc_build_weight(mc_builder *b, mc_str path, bool root, const char *role, int64_t experts, const mc_type *type);
+mc_value *mc_build_weight(mc_builder *b, mc_str path, bool root, const char *role, int64_t experts,
+                          const mc_type *type);
 mc_value *mc_build_reshape(mc_builder *b, mc_value *x, const mc_dim *dims, int rank);
 mc_op *mc_build_call(mc_builder *b, mc_func *callee, mc_str scope, mc_value *const *args, int n_args);
 mc_op *mc_build_return(mc_builder *b, mc_value *const *values, int n_values);

@@ -12,10 +12,10 @@ struct mc_infer {
     mc_opcode opcode;
     mc_value *const *operands; /* n_operands of them; NULL = absent */
     int n_operands;
-    const mc_attr *attrs;      /* as in mc_op */
+    const mc_attr *attrs; /* as in mc_op */
     mc_span span;
-    mc_diags *diags;           /* where a refusal is explained */
-    int n_results;             /* in: for TYPED ops; out: otherwise */
+    mc_diags *diags;                        /* where a refusal is explained */
+    int n_results;                          /* in: for TYPED ops; out: otherwise */
     const mc_type *results[MC_MAX_RESULTS]; /* in: declared types of TYPED ops; out: otherwise */
 };
 

@@ -87,12 +87,12 @@ typedef struct mc_place {
 
 struct mc_value {
     const mc_type *type;
-    mc_op *def;    /* NULL for a formal of the function */
+    mc_op *def; /* NULL for a formal of the function */
     mc_func *func;
-    mc_use *uses;  /* newest first */
-    uint32_t id;   /* unique in the module, ascending in order of creation */
+    mc_use *uses;   /* newest first */
+    uint32_t id;    /* unique in the module, ascending in order of creation */
     uint32_t index; /* which result of def, or which formal */
-    mc_str name;   /* a hint for printing; may be empty */
+    mc_str name;    /* a hint for printing; may be empty */
     mc_place place;
 };
 
@@ -150,7 +150,7 @@ struct mc_module {
 mc_module *mc_module_create(const mc_sources *sources);
 void mc_module_destroy(mc_module *m); /* NULL is allowed */
 mc_func *mc_module_find(const mc_module *m, mc_str name);
-mc_func *mc_module_model(const mc_module *m); /* the entry function, or NULL */
+mc_func *mc_module_model(const mc_module *m);               /* the entry function, or NULL */
 mc_str mc_module_meta(const mc_module *m, const char *key); /* empty when absent */
 void mc_module_set_meta(mc_module *m, mc_str key, mc_str value);
 

@@ -8,17 +8,17 @@ typedef enum mc_class { MC_CLASS_F, MC_CLASS_I, MC_CLASS_A, MC_CLASS_W } mc_clas
 typedef enum mc_arity { MC_ARITY_ONE, MC_ARITY_OPTIONAL, MC_ARITY_ANY } mc_arity;
 
 enum { /* stages, as bits */
-    MC_IN_TENSOR = 1 << MC_STAGE_TENSOR,
-    MC_IN_DIST = 1 << MC_STAGE_DIST,
-    MC_IN_PLAN = 1 << MC_STAGE_PLAN
+       MC_IN_TENSOR = 1 << MC_STAGE_TENSOR,
+       MC_IN_DIST = 1 << MC_STAGE_DIST,
+       MC_IN_PLAN = 1 << MC_STAGE_PLAN
 };
 
 enum { /* traits */
-    MC_TRAIT_PURE = 1,
-    MC_TRAIT_TYPED = 2,
-    MC_TRAIT_STATE = 4,
-    MC_TRAIT_END = 8,
-    MC_TRAIT_BODY = 16
+       MC_TRAIT_PURE = 1,
+       MC_TRAIT_TYPED = 2,
+       MC_TRAIT_STATE = 4,
+       MC_TRAIT_END = 8,
+       MC_TRAIT_BODY = 16
 };
 
 typedef struct mc_port_info { /* an operand or a result */
@@ -69,7 +69,7 @@ mc_str mc_attr_str(const mc_op *op, const char *name);
 moec_dtype mc_attr_dtype(const mc_op *op, const char *name);
 mc_func *mc_attr_func(const mc_op *op, const char *name);
 const mc_attr *mc_attr_get(const mc_op *op, const char *name); /* INTS, FLOATS, or to ask for presence */
-int mc_attr_index(mc_opcode opcode, mc_str name);               /* -1 when the op has no such attribute */
+int mc_attr_index(mc_opcode opcode, mc_str name);              /* -1 when the op has no such attribute */
 
 bool mc_value_has_uses(const mc_value *v);
 bool mc_value_has_one_use(const mc_value *v);

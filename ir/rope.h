@@ -11,7 +11,8 @@
 
 #include "ir/op.h"
 
-/* Writes dims/2 inverse frequencies (dims = attribute `dims`, or the last axis when 0); *out_factor multiplies cos and sin. */
+/* Writes dims/2 inverse frequencies (dims = attribute `dims`, or the last axis when 0); *out_factor multiplies cos and
+ * sin. */
 void mc_rope_frequencies(const mc_op *rope, double *out_inv_freq, double *out_factor);
 /* Number of rotated channels. */
 int64_t mc_rope_dims(const mc_op *rope);

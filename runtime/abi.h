@@ -1,8 +1,8 @@
 /* abi: the contract between generated code and the runtime. Standalone: includes nothing of ours but <stdint.h>.
  *
  * An artefact exports one constant, `const struct moec_abi_model`, reached through moec_abi_query() (see the end).
- * It holds everything about a compiled model but its weights: kernels, the plan that runs them, and tables that describe
- * inputs, outputs, weights, states and memory. The runtime walks the plan; kernels do the arithmetic.
+ * It holds everything about a compiled model but its weights: kernels, the plan that runs them, and tables that
+ * describe inputs, outputs, weights, states and memory. The runtime walks the plan; kernels do the arithmetic.
  *
  *   model ── funcs[] ── launches[]: one kernel or call each, in order
  *                       refs:  where each tensor argument lies (slot of the frame, argument, weight, state)
@@ -56,11 +56,11 @@ typedef struct moec_abi_weight {
     const char *path;  /* full path in the model, e.g. layers.3.self_attn.q_proj.weight */
     const char *path2; /* the up tensor of a pair, else NULL */
     const char *role;
-    uint32_t dtype;    /* as stored in the packed file */
+    uint32_t dtype; /* as stored in the packed file */
     uint32_t layout;
     uint32_t nr;
-    uint32_t rank;     /* of one source tensor (without packing) */
-    int64_t dims[4];   /* of one source tensor: [E,] N, K or a vector */
+    uint32_t rank;   /* of one source tensor (without packing) */
+    int64_t dims[4]; /* of one source tensor: [E,] N, K or a vector */
     /* For f32 scale tensors of FP8 weights: the weight they belong to and the block; else NULL and 0. */
     const char *scale_of;
     int64_t block[2];
@@ -110,11 +110,11 @@ enum { MOEC_LAUNCH_NO_BARRIER = 1 }; /* flags */
 
 typedef struct moec_abi_launch {
     uint32_t kind, flags;
-    uint32_t target;   /* kernel index, or function index */
+    uint32_t target; /* kernel index, or function index */
     uint32_t n_refs, n_ints, n_floats;
     uint32_t first_ref, first_int, first_float; /* into model->refs, exprs, floats */
     uint32_t weight_base, state_base;           /* calls: added to the callee's indices */
-    uint32_t label;    /* offset in model->strings: what this launch is, for profiles and messages */
+    uint32_t label; /* offset in model->strings: what this launch is, for profiles and messages */
 } moec_abi_launch;
 
 typedef struct moec_abi_slot { /* size in bytes = the greatest of these exprs, rounded up to 64 */
@@ -129,16 +129,16 @@ typedef struct moec_abi_func {
 } moec_abi_func;
 
 typedef struct moec_abi_model {
-    uint32_t magic, version;  /* MOEC_ABI_MAGIC, MOEC_ABI_VERSION: checked before anything else is read */
+    uint32_t magic, version; /* MOEC_ABI_MAGIC, MOEC_ABI_VERSION: checked before anything else is read */
     const char *name;
-    const char *compiler;     /* "moec 0.1.0, LLVM 22.1" */
-    const char *target;       /* triple */
-    const char *cpu;          /* what it was compiled for, e.g. x86-64-v3 */
-    const char *features;     /* comma-separated names the CPU must have, e.g. "avx2,fma,f16c,bmi2" */
-    uint64_t hash;            /* of the plan text and the target: identifies the artefact */
-    uint64_t weights_hash;    /* of the weight table and binding rules: must equal the packed file's */
-    const char *rules;        /* the weights block as .moe text, for binding a checkpoint */
-    const char *meta;         /* JSON object: params, fusion report, vocab size ... for --info */
+    const char *compiler;  /* "moec 0.1.0, LLVM 22.1" */
+    const char *target;    /* triple */
+    const char *cpu;       /* what it was compiled for, e.g. x86-64-v3 */
+    const char *features;  /* comma-separated names the CPU must have, e.g. "avx2,fma,f16c,bmi2" */
+    uint64_t hash;         /* of the plan text and the target: identifies the artefact */
+    uint64_t weights_hash; /* of the weight table and binding rules: must equal the packed file's */
+    const char *rules;     /* the weights block as .moe text, for binding a checkpoint */
+    const char *meta;      /* JSON object: params, fusion report, vocab size ... for --info */
 
     const moec_abi_sym *syms;
     const moec_abi_tensor *inputs, *outputs;
@@ -156,9 +156,9 @@ typedef struct moec_abi_model {
 
     uint32_t n_syms, n_inputs, n_outputs, n_weights, n_states, n_funcs, n_launches, n_slots, n_refs, n_exprs, n_floats,
         n_kernels;
-    uint32_t entry;           /* index of the model function */
-    uint32_t batch_sym;       /* symbol of axis 0 of caches (B), or 0xFFFFFFFF */
-    uint64_t scratch_bytes;   /* per thread */
+    uint32_t entry;         /* index of the model function */
+    uint32_t batch_sym;     /* symbol of axis 0 of caches (B), or 0xFFFFFFFF */
+    uint64_t scratch_bytes; /* per thread */
 } moec_abi_model;
 
 /* Exported by every artefact under the name moec_abi_query_<name>: NULL when `version` is not one it can serve. */

@@ -86,7 +86,8 @@ static bool
 counts_by_weight(const mc_rule *rule)
 {
     for (int i = 0; i < rule->n_stages; i++)
-        if (rule->stages[i].kind == MC_STAGE_CONCAT || (rule->stages[i].kind == MC_STAGE_STACK && i + 1 < rule->n_stages))
+        if (rule->stages[i].kind == MC_STAGE_CONCAT ||
+            (rule->stages[i].kind == MC_STAGE_STACK && i + 1 < rule->n_stages))
             return false;
     return true;
 }

@@ -39,19 +39,19 @@ typedef void moec_diagnostic_fn(void *user, const moec_diagnostic *diagnostic);
 
 /* Zero-initialise; zero means the default. Strings are borrowed during the call. */
 typedef struct moec_compile_options {
-    const char *model;              /* which model of the file; NULL: the only one */
-    const char *const *defines;     /* "D=1024": overrides of params */
+    const char *model;          /* which model of the file; NULL: the only one */
+    const char *const *defines; /* "D=1024": overrides of params */
     size_t n_defines;
-    const char *const *settings;    /* "precision.storage=f32", "place.mesh=ep=8" */
+    const char *const *settings; /* "precision.storage=f32", "place.mesh=ep=8" */
     size_t n_settings;
-    const char *config;             /* config.json or the directory that holds it, for config(...) */
-    const char *map;                /* which `weights NAME`; NULL: the first */
-    const char *target;             /* "native" (NULL), "x86-64-v3", "x86-64-v4", "aarch64" */
-    const char *name;               /* of the artefact: a C identifier; NULL: the model's name */
-    const char *pipeline;           /* passes; NULL: "@default" */
-    const char *cache;              /* directory of compiled code; NULL: the default; "": none */
-    bool remarks;                   /* report remarks too (what was fused, and why not) */
-    bool color;                     /* in `rendered` */
+    const char *config;   /* config.json or the directory that holds it, for config(...) */
+    const char *map;      /* which `weights NAME`; NULL: the first */
+    const char *target;   /* "native" (NULL), "x86-64-v3", "x86-64-v4", "aarch64" */
+    const char *name;     /* of the artefact: a C identifier; NULL: the model's name */
+    const char *pipeline; /* passes; NULL: "@default" */
+    const char *cache;    /* directory of compiled code; NULL: the default; "": none */
+    bool remarks;         /* report remarks too (what was fused, and why not) */
+    bool color;           /* in `rendered` */
     moec_diagnostic_fn *on_diagnostic;
     void *user;
 } moec_compile_options;
@@ -76,12 +76,19 @@ MOEC_API bool moec_compiled_from_cache(const moec_compiled *compiled);
 
 /* Links the code into this process. The model lives inside `compiled`.
  * Errors: UNSUPPORTED (compiled for another processor), INTERNAL. */
-MOEC_API moec_status moec_compiled_load(moec_compiled *compiled, moec_model **out_model, moec_error *error) MOEC_MUST_USE;
+MOEC_API moec_status moec_compiled_load(moec_compiled *compiled, moec_model **out_model,
+                                        moec_error *error) MOEC_MUST_USE;
 
 /* Writes an executable, a shared library or an archive (with its header beside it), by way of the system's linker.
  * Written to a temporary name first: on an error nothing is left at `path`.
  * Errors: NOT_FOUND (no linker, E0604), IO. */
-typedef enum moec_artefact { MOEC_EXECUTABLE, MOEC_SHARED_LIBRARY, MOEC_ARCHIVE, MOEC_OBJECT, MOEC_HEADER } moec_artefact;
+typedef enum moec_artefact {
+    MOEC_EXECUTABLE,
+    MOEC_SHARED_LIBRARY,
+    MOEC_ARCHIVE,
+    MOEC_OBJECT,
+    MOEC_HEADER
+} moec_artefact;
 MOEC_API moec_status moec_compiled_write(const moec_compiled *compiled, moec_artefact kind, const char *path,
                                          moec_error *error) MOEC_MUST_USE;
 

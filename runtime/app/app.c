@@ -88,9 +88,12 @@ open_weights(mc_app *app, uint32_t n_threads)
                                     .n_threads = n_threads};
     app->weights_path = mc_app_value(app, MC_APP_WEIGHTS);
     if (!app->weights_path) app->weights_path = default_weights(beside, sizeof beside, app->path);
-    if (!app->weights_path && mc_app_has(app, MC_APP_BENCH)) {
-        if (moec_weights_synthetic(app->model, &app->weights, &error) != MOEC_OK) return mc_app_fail(app, "%s", error.text);
-        fprintf(stderr, "%s: note: measuring with made-up weights; --weights PATH takes real ones\n", app->name);
+    bool made_up = mc_app_has(app, MC_APP_BENCH);
+    if (!app->weights_path && (made_up || app->abi->n_weights == 0)) {
+        moec_status s = moec_weights_synthetic(app->model, &app->weights, &error);
+        if (s != MOEC_OK) return mc_app_fail(app, "%s", error.text);
+        if (made_up && app->abi->n_weights)
+            fprintf(stderr, "%s: note: measuring with made-up weights; --weights PATH takes real ones\n", app->name);
         return MC_APP_OK;
     }
     if (!app->weights_path) return mc_app_usage(app, "where are the weights? Say --weights PATH");

@@ -40,7 +40,8 @@ from_npy(const mc_app *app, const char *path, mc_app_ids *out)
     mc_fault e;
     if (mc_npy_read(path, &npy, &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
     int code = MC_APP_OK;
-    if ((npy.dtype != MOEC_I32 && npy.dtype != MOEC_I64) || npy.rank < 1 || npy.rank > 2 || !npy.dims[0] || !npy.dims[npy.rank - 1]) {
+    if ((npy.dtype != MOEC_I32 && npy.dtype != MOEC_I64) || npy.rank < 1 || npy.rank > 2 || !npy.dims[0] ||
+        !npy.dims[npy.rank - 1]) {
         code = mc_app_fail(app, "%s holds no ids: it must be i32 or i64 [S] or [B, S]", path);
     } else {
         out->n_sequences = npy.rank == 2 ? (size_t)npy.dims[0] : 1;

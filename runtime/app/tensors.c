@@ -15,11 +15,16 @@ typedef struct tensors {
     int n_in, n_out;
 } tensors;
 
-/* "name=file" */
+/* "name=file.npy"; "file.npy" alone when `only`, the name of the one tensor there is, is not NULL. */
 static int
-cut(const mc_app *app, const char *option, const char *text, char *name, const char **path)
+cut(const mc_app *app, const char *option, const char *text, const char *only, char *name, const char **path)
 {
     const char *equals = strchr(text, '=');
+    if (!equals && only && mc_str_ends(mc_str_of(text), ".npy") && strlen(only) < 64) {
+        memcpy(name, only, strlen(only) + 1);
+        *path = text;
+        return MC_APP_OK;
+    }
     if (!equals || equals == text || equals - text > 63 || !equals[1])
         return mc_app_usage(app, "--%s is NAME=FILE.npy, not '%s'", option, text);
     memcpy(name, text, (size_t)(equals - text));
@@ -68,7 +73,8 @@ read_inputs(const mc_app *app, tensors *t)
     for (int i = 0; i < app->n_values[MC_APP_INPUT]; i++) {
         const char *path;
         mc_fault e;
-        int code = cut(app, "input", app->values[MC_APP_INPUT][i], t->in_names[i], &path);
+        const char *only = app->abi->n_inputs == 1 ? app->abi->inputs[0].name : NULL;
+        int code = cut(app, "input", app->values[MC_APP_INPUT][i], only, t->in_names[i], &path);
         if (code != MC_APP_OK) return code;
         t->n_in = i + 1;
         if (mc_npy_read(path, &t->in[i], &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);
@@ -90,7 +96,8 @@ make_outputs(const mc_app *app, tensors *t)
 {
     for (int i = 0; i < app->n_values[MC_APP_OUTPUT]; i++) {
         mc_fault e;
-        int code = cut(app, "output", app->values[MC_APP_OUTPUT][i], t->out_names[i], &t->out_paths[i]);
+        const char *only = app->abi->n_outputs == 1 ? app->abi->outputs[0].name : NULL;
+        int code = cut(app, "output", app->values[MC_APP_OUTPUT][i], only, t->out_names[i], &t->out_paths[i]);
         if (code != MC_APP_OK) return code;
         t->n_out = i + 1;
         size_t n_bytes = (size_t)moec_session_bytes(app->session);

@@ -31,10 +31,11 @@ mc_cache_directory(const char *option, const char *part, mc_buf *out, mc_fault *
     if (stat(out->data, &st) < 0)
         return mc_fail(fault, MOEC_ERR_IO, "cannot look at the cache directory %s: %s", out->data, strerror(errno));
     if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))
-        return mc_fail(fault, MOEC_ERR_IO,
-                       "the cache directory %s belongs to somebody else or may be written by others: set MOEC_CACHE to a "
-                       "private one",
-                       out->data);
+        return mc_fail(
+            fault, MOEC_ERR_IO,
+            "the cache directory %s belongs to somebody else or may be written by others: set MOEC_CACHE to a "
+            "private one",
+            out->data);
     if (access(out->data, W_OK) < 0)
         return mc_fail(fault, MOEC_ERR_IO, "the cache directory %s is not writable: %s", out->data, strerror(errno));
     return MOEC_OK;

@@ -1,4 +1,5 @@
-/* cache_dir: where things that can be made again are kept: $MOEC_CACHE, else $XDG_CACHE_HOME/moec, else ~/.cache/moec. */
+/* cache_dir: where things that can be made again are kept: $MOEC_CACHE, else $XDG_CACHE_HOME/moec, else ~/.cache/moec.
+ */
 #ifndef MC_BASE_CACHE_DIR_H
 #define MC_BASE_CACHE_DIR_H
 

@@ -6,8 +6,8 @@
 #include "runtime/base/str.h"
 
 bool mc_dtype_is_float(moec_dtype t);
-moec_dtype mc_dtype_parse(mc_str text);                    /* "bf16"; MOEC_DTYPE_NONE when unknown */
-moec_dtype mc_dtype_from_safetensors(mc_str text);         /* "BF16"; MOEC_DTYPE_NONE when unknown */
+moec_dtype mc_dtype_parse(mc_str text);            /* "bf16"; MOEC_DTYPE_NONE when unknown */
+moec_dtype mc_dtype_from_safetensors(mc_str text); /* "BF16"; MOEC_DTYPE_NONE when unknown */
 const char *mc_dtype_safetensors_name(moec_dtype t);
 
 /* Widening is exact. Narrowing rounds to nearest, ties to even; NaN stays NaN; overflow of bf16, f16 and e5m2 gives

@@ -14,7 +14,10 @@ typedef struct mc_str {
 } mc_str;
 
 #define MC_STR(literal) ((mc_str){(literal), sizeof(literal) - 1})
-#define MC_STR_INIT(literal) {(literal), sizeof(literal) - 1}
+#define MC_STR_INIT(literal)                                                                                           \
+    {                                                                                                                  \
+        (literal), sizeof(literal) - 1                                                                                 \
+    }
 /* For printf: "%.*s", MC_FMT(s) */
 #define MC_FMT(s) (int)(s).len, (s).data ? (s).data : ""
 

@@ -17,8 +17,7 @@
 
 #define mc_vec_push(arena, v, ...)                                                                                     \
     do {                                                                                                               \
-        if ((v)->n == (v)->cap)                                                                                        \
-            (v)->items = mc_vec_grow((arena), (v)->items, sizeof *(v)->items, (v)->n, &(v)->cap);                      \
+        if ((v)->n == (v)->cap) (v)->items = mc_vec_grow((arena), (v)->items, sizeof *(v)->items, (v)->n, &(v)->cap);  \
         (v)->items[(v)->n++] = (__VA_ARGS__);                                                                          \
     } while (0)
 

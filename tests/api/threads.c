@@ -1,5 +1,5 @@
-/* Compiles and runs texts in several threads at once; a faulty text among them reports through its own callback. The same
- * results in every thread. Also run under the thread sanitizer. */
+/* Compiles and runs texts in several threads at once; a faulty text among them reports through its own callback. The
+ * same results in every thread. Also run under the thread sanitizer. */
 #define _GNU_SOURCE
 #include "moec/moec.h"
 
@@ -40,7 +40,8 @@ note_error(void *user, const moec_diagnostic *d)
     worker *w = user;
     w->n_errors += d->severity == MOEC_SEVERITY_ERROR;
     snprintf(w->code, sizeof w->code, "%s", d->code);
-    if (!d->line || !d->column || strcmp(d->file, "text.moe") != 0 || !strstr(d->rendered, d->message) || d->json[0] != '{')
+    if (!d->line || !d->column || strcmp(d->file, "text.moe") != 0 || !strstr(d->rendered, d->message) ||
+        d->json[0] != '{')
         w->failed = 1;
 }
 
@@ -56,7 +57,8 @@ compile_and_run(worker *w)
     if (failed) fprintf(stderr, "%s\n", error.text);
     failed = failed || run_once(model, 1 + (unsigned)w->number % 2, w->out);
     failed = failed || moec_compiled_load(compiled, &again, &error) != MOEC_OK || again != model;
-    failed = failed || strcmp(moec_compiled_name(compiled), "layer") != 0 || !strstr(moec_compiled_summary(compiled), "fused");
+    failed = failed || strcmp(moec_compiled_name(compiled), "layer") != 0 ||
+             !strstr(moec_compiled_summary(compiled), "fused");
     moec_compiled_destroy(compiled);
     return failed;
 }
@@ -66,7 +68,8 @@ compile_faulty(worker *w)
 {
     moec_compile_options options = {.on_diagnostic = note_error, .user = w};
     moec_compiled *compiled;
-    if (moec_compile_text("text.moe", bad_text, strlen(bad_text), &options, &compiled) != MOEC_ERR_SYNTAX || compiled) return 1;
+    if (moec_compile_text("text.moe", bad_text, strlen(bad_text), &options, &compiled) != MOEC_ERR_SYNTAX || compiled)
+        return 1;
     return w->n_errors != 1 || strcmp(w->code, "E0301") != 0;
 }
 

@@ -7,7 +7,8 @@
 int
 main(void)
 {
-    static const char text[] = "moe 1\ndim T in 1..64\nmodel tiny(x: f32[T, 8]) -> f32[T, 4] {\n  return linear@a(x, 4)\n}\n";
+    static const char text[] =
+        "moe 1\ndim T in 1..64\nmodel tiny(x: f32[T, 8]) -> f32[T, 4] {\n  return linear@a(x, 4)\n}\n";
     moec_compile_options options = {.cache = ""};
     moec_compiled *compiled = NULL;
     moec_model *model = NULL;

@@ -239,9 +239,8 @@ fake_weights(const moec_abi_weight *weights, size_t n, const char *rules)
 {
     static const moec_abi_func funcs[] = {{"nothing", 0, 0, 0, 0, 0, 0}};
     static moec_abi_model model;
-    const moec_abi_model fresh = {
-        TEXTS("weights_only", rules),  .weights = weights,     .funcs = funcs,
-        .n_weights = (uint32_t)n,     .n_funcs = 1,       .batch_sym = 0xFFFFFFFF};
+    const moec_abi_model fresh = {TEXTS("weights_only", rules), .weights = weights, .funcs = funcs,
+                                  .n_weights = (uint32_t)n,     .n_funcs = 1,       .batch_sym = 0xFFFFFFFF};
     memcpy(&model, &fresh, sizeof model);
     model.weights_hash = mc_hash64(rules, strlen(rules), 0);
     for (size_t i = 0; i < n; i++) {

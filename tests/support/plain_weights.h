@@ -1,5 +1,6 @@
 /* plain_weights: a checkpoint's numbers for the interpreter: bound by the model's own rules, but unpacked. It uses the
- * runtime's binder on a descriptor whose every weight is plain rows, so names, stages and stacking are the real ones. */
+ * runtime's binder on a descriptor whose every weight is plain rows, so names, stages and stacking are the real ones.
+ */
 #ifndef MC_TESTS_PLAIN_WEIGHTS_H
 #define MC_TESTS_PLAIN_WEIGHTS_H
 

@@ -364,6 +364,7 @@ START_TEST(tensors_from_files)
     ck_assert_int_eq(mc_npy_write(test_path(dir, "x4.npy"), MOEC_I32, 2, (int64_t[]){2, 4}, x, &fault), MOEC_OK);
     CODE(run(fake_layers(), "--weights @ --input x=@/x4.npy --output y=@/y.npy"), 1);
     SAYS(err, "input x is f32, not i32");
+    CODE(run(fake_layers(), "--weights @ --input @/x.npy --output @/y.npy"), 0); /* there is only one of each */
     CODE(run(fake_layers(), "--weights @ --input x=@/x.npy"), 2);
     CODE(run(fake_layers(), "--weights @ --input x --output y=@/y.npy"), 2);
     CODE(run(fake_layers(), "--weights @ --input q=@/x.npy --output y=@/y.npy"), 1);

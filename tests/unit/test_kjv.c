@@ -1,5 +1,5 @@
-/* Real input: the shipped model must predict held-out text as well as PyTorch says it does (bits per byte to 1e-3, computed
- * by the executable), and continue the prompt with the very same bytes. The figures are printed. */
+/* Real input: the shipped model must predict held-out text as well as PyTorch says it does (bits per byte to 1e-3,
+ * computed by the executable), and continue the prompt with the very same bytes. The figures are printed. */
 #define _GNU_SOURCE
 #include "moec/moec.h"
 
@@ -53,7 +53,8 @@ START_TEST(test_bits_per_byte)
     while (*number && (*number < '0' || *number > '9')) number++;
     double got = strtod(number, NULL);
     printf("bits per byte: %.6f (PyTorch %.6f)\n", got, want);
-    ck_assert_msg(fabs(got - want) <= 1e-3, "bits per byte %.6f, PyTorch says %.6f; the program printed: %s", got, want, text);
+    ck_assert_msg(fabs(got - want) <= 1e-3, "bits per byte %.6f, PyTorch says %.6f; the program printed: %s", got, want,
+                  text);
     free(text);
 }
 END_TEST

@@ -5,6 +5,7 @@
 #include "driver/link.h"
 #include "driver/progress.h"
 #include "ir/print.h"
+#include "runtime/app/app.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -114,15 +115,6 @@ write_artefact(const char *path, moec_artefact kind, mc_str object, mc_str name)
     return MC_EXIT_OK;
 }
 
-static void
-show_packing(void *context, uint64_t done, uint64_t total)
-{
-    int *last = context, percent = total ? (int)(done * 100 / total) : 100;
-    if (percent == *last) return;
-    *last = percent;
-    fprintf(stderr, "\rpacking weights %d%%%s", percent, percent == 100 ? "\n" : "");
-}
-
 /* Packs a checkpoint beside the executable, where it looks by itself. The tables are read by loading the code here, so
  * the target must be this processor. */
 static int
@@ -141,7 +133,7 @@ pack_weights(const char *checkpoint, const char *map, const char *executable, mc
     mc_buf_printf(&path, "%s.weights", executable);
     moec_weights_options options = {.packed_path = path.data, .map = map};
     if (isatty(STDERR_FILENO)) {
-        options.progress = show_packing;
+        options.progress = mc_app_show_packing;
         options.progress_context = &percent;
     }
     status = moec_model_from_abi(abi, &model, &error);

@@ -5,18 +5,15 @@
 static bool
 import_directory(mc_unit *u, const mc_cli *cli, const char *directory, mc_buf *out)
 {
-    mc_buf config = {0};
+    mc_str config;
     mc_fault fault = {0};
-    mc_str path =
-        mc_file_is_directory(directory) ? mc_strf(u->arena, "%s/config.json", directory) : mc_str_of(directory);
-    bool good = mc_file_read(path.data, 16 << 20, &config, &fault) == MOEC_OK;
+    bool good = mc_unit_read_config(u, directory, &config, &fault) == MOEC_OK;
     if (!good) mc_error(&u->diags, (mc_span){0}, MC_E0909, "%s", fault.text);
     size_t n = cli->n_values[MC_OPTION_DEFINE];
     mc_str *defines = MC_NEW_N(u->arena, mc_str, n + 1);
     for (size_t i = 0; i < n; i++) defines[i] = mc_str_of(cli->values[MC_OPTION_DEFINE][i]);
-    mc_import_options options = {.config = mc_buf_view(&config), .defines = defines, .n_defines = n};
+    mc_import_options options = {.config = config, .defines = defines, .n_defines = n};
     good = good && mc_import(u->arena, &u->sources, &options, &u->diags, out);
-    mc_buf_fini(&config);
     return good;
 }
 

@@ -51,7 +51,7 @@ uses_files(mc_str text)
 }
 
 static bool
-cache_key(const mc_unit *u, const mc_backend_target *target, mc_code_key *key)
+cache_key(mc_unit *u, const mc_backend_target *target, mc_code_key *key)
 {
     const moec_compile_options *o = u->options;
     mc_str text = mc_source_of(&u->sources, (mc_span){u->file, 0, 0})->text;
@@ -72,12 +72,9 @@ cache_key(const mc_unit *u, const mc_backend_target *target, mc_code_key *key)
     add_strings(key, o->defines, o->n_defines);
     add_strings(key, o->settings, o->n_settings);
     if (!o->config) return true;
-    mc_buf path = {0}, config = {0};
-    mc_buf_printf(&path, mc_file_is_directory(o->config) ? "%s/config.json" : "%s", o->config);
-    bool good = mc_file_read(path.data, 16 << 20, &config, NULL) == MOEC_OK;
+    mc_str config;
+    bool good = mc_unit_read_config(u, o->config, &config, NULL) == MOEC_OK;
     mc_code_key_add(key, config.data, config.len);
-    mc_buf_fini(&path);
-    mc_buf_fini(&config);
     return good;
 }
 

@@ -65,22 +65,15 @@ load_use(void *user, mc_arena *arena, mc_str from, mc_str path, mc_str *out_name
     return good;
 }
 
-static bool
-read_config(mc_unit *u, mc_str *out)
+moec_status
+mc_unit_read_config(mc_unit *u, const char *path, mc_str *out, mc_fault *fault)
 {
-    const char *path = u->options->config;
-    *out = MC_STR("");
-    if (!path) return true;
     mc_str full = mc_file_is_directory(path) ? mc_strf(u->arena, "%s/config.json", path) : mc_str_of(path);
     mc_buf text = {0};
-    mc_fault fault = {0};
-    bool good = mc_file_read(full.data, MAX_CONFIG_BYTES, &text, &fault) == MOEC_OK;
-    if (good)
-        *out = mc_str_dup(u->arena, mc_buf_view(&text));
-    else
-        mc_error(&u->diags, (mc_span){0}, MC_E0909, "%s", fault.text);
+    moec_status status = mc_file_read(full.data, MAX_CONFIG_BYTES, &text, fault);
+    *out = status == MOEC_OK ? mc_str_dup(u->arena, mc_buf_view(&text)) : MC_STR("");
     mc_buf_fini(&text);
-    return good;
+    return status;
 }
 
 static mc_str *
@@ -106,7 +99,9 @@ mc_unit_elaborate(mc_unit *u)
                                .n_settings = o->n_settings,
                                .weights_map = mc_str_of(o->map),
                                .load = load_use};
-    if (!read_config(u, &options.config)) return false;
+    mc_fault fault = {0};
+    if (o->config && mc_unit_read_config(u, o->config, &options.config, &fault) != MOEC_OK)
+        return mc_error(&u->diags, (mc_span){0}, MC_E0909, "%s", fault.text);
     bool good = mc_elaborate(u->arena, &u->sources, u->file, &options, &u->diags, &u->elab);
     u->module = u->elab.module;
     return good && u->module;

@@ -24,6 +24,9 @@ typedef struct mc_unit {
 void mc_unit_init(mc_unit *u, const moec_compile_options *options);
 void mc_unit_fini(mc_unit *u);
 
+/* The text of config.json, given the file or the directory that holds it, in the unit's arena. Reports nothing. */
+moec_status mc_unit_read_config(mc_unit *u, const char *path, mc_str *out, mc_fault *fault) MOEC_MUST_USE;
+
 /* All return false after reporting an error. Diagnostics wait in u->diags until mc_unit_deliver. */
 bool mc_unit_load(mc_unit *u, const char *path);
 bool mc_unit_text(mc_unit *u, const char *name, const char *text, size_t n_bytes);

@@ -50,10 +50,10 @@ mc_app_finish_output(const mc_app *app)
     return mc_app_fail(app, "cannot write the output: %s", errno ? strerror(errno) : "an earlier write failed");
 }
 
-static void
-show_progress(void *context, uint64_t done, uint64_t total)
+void
+mc_app_show_packing(void *last_percent, uint64_t done, uint64_t total)
 {
-    int *last = context;
+    int *last = last_percent;
     int percent = total ? (int)(done * 100 / total) : 100;
     if (percent == *last) return;
     *last = percent;
@@ -98,7 +98,7 @@ open_weights(mc_app *app, uint32_t n_threads)
     }
     if (!app->weights_path) return mc_app_usage(app, "where are the weights? Say --weights PATH");
     if (isatty(STDERR_FILENO)) {
-        options.progress = show_progress;
+        options.progress = mc_app_show_packing;
         options.progress_context = &last;
     }
     moec_status s = moec_weights_open(app->model, app->weights_path, &options, &app->weights, &error);

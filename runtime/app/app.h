@@ -62,6 +62,8 @@ int mc_app_usage(const mc_app *app, const char *format, ...) MOEC_PRINTF(2, 3);
 int mc_app_fail(const mc_app *app, const char *format, ...) MOEC_PRINTF(2, 3);
 /* Opens model, weights and session; sizes come from the caller, --threads and --size are added. */
 int mc_app_open(mc_app *app, const moec_session_options *sizes);
+/* moec_weights_options.progress for a terminal; context: an int that starts at -1 and holds the last percentage. */
+void mc_app_show_packing(void *last_percent, uint64_t done, uint64_t total);
 /* Whether everything printed has arrived; a closed pipe is quiet. */
 int mc_app_finish_output(const mc_app *app);
 

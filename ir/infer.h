@@ -5,7 +5,7 @@
 #include "ir/diag.h"
 #include "ir/op.h"
 
-enum { MC_MAX_RESULTS = 64 };
+enum { MC_MAX_RESULTS = 2048 };
 
 struct mc_infer {
     mc_module *module;

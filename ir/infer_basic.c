@@ -48,12 +48,12 @@ mc_infer_weight(mc_infer *in)
 bool
 mc_infer_packed(mc_infer *in)
 {
-    static const char *const layouts[] = {"rows", "panels", "pair_panels", NULL};
+    static const char *const layouts[] = {"rows", "grad", "panels", "pair_panels", NULL};
     const mc_type *t = in->results[0];
     if (mc_in_str(in, "path").len == 0) return mc_in_refuse(in, MC_E0404, "path is empty");
     if (!check_role(in) || !mc_in_want_choice(in, "layout", layouts) || !declared(in, t, true)) return false;
     mc_str layout = mc_in_str(in, "layout");
-    bool pair = mc_str_is(layout, "pair_panels"), rows = mc_str_is(layout, "rows");
+    bool pair = mc_str_is(layout, "pair_panels"), rows = mc_str_is(layout, "rows") || mc_str_is(layout, "grad");
     if (pair != (mc_in_str(in, "path2").len > 0)) {
         return mc_in_refuse(in, MC_E0404, "path2 goes with the layout pair_panels, and with no other");
     }

@@ -169,10 +169,12 @@ check_stack(mc_infer *in, int w_at, int offsets_at, mc_dim channels)
 bool
 mc_infer_grouped_matmul(mc_infer *in)
 {
-    const mc_type *x = mc_in_type(in, 0), *w = mc_in_type(in, 1);
-    if (!mc_in_want_rank(in, 0, 2, 2) || !check_stack(in, 1, 2, x->dims[1])) return false;
+    const mc_type *x = mc_in_type(in, 0), *w = mc_in_type(in, 1), *rows = mc_in_type(in, 5);
+    if (!mc_in_want_rank(in, 5, 1, 1) || !mc_in_want_rank(in, 0, rows ? 1 : 2, rows ? MC_MAX_RANK : 2)) return false;
+    if (!check_stack(in, 1, 2, mc_type_last(x))) return false;
     if (!mc_in_want_shape(in, 3, w->dims, 2) || !mc_in_want_scale(in, 4, w)) return false;
-    return mc_in_give(in, mc_type_with_last(in->module, x, w->dims[1]));
+    const mc_dim dims[] = {rows ? rows->dims[0] : x->dims[0], w->dims[1]};
+    return mc_in_give_dims(in, x->dtype, dims, 2);
 }
 
 bool

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define MOEC_ABI_MAGIC 0x43454F4Du /* "MOEC" */
-#define MOEC_ABI_VERSION 1u
+#define MOEC_ABI_VERSION 2u
 
 /* mul * (product of up to three symbols) + add. Unused syms entries are 0xFF. */
 typedef struct moec_abi_expr {
@@ -49,8 +49,15 @@ typedef struct moec_abi_tensor { /* an input or output of the model */
  *   PANELS      [n_groups,] ceil(N/nr) panels of [K][nr], zero padded; the tensor is [n_groups,] N x K
  *   PAIR_PANELS as PANELS over two tensors gate and up of N x K each: every panel holds nr/2 gate columns, then the
  *               nr/2 up columns of the same indices; ceil(N / (nr/2)) panels
- * FP8 weights carry f32 scales in a weight of their own. */
-typedef enum moec_abi_layout { MOEC_ABI_ROWS = 0, MOEC_ABI_PANELS = 1, MOEC_ABI_PAIR_PANELS = 2 } moec_abi_layout;
+ *   GRAD        not in the file: the caller's f32 gradient of the parameter `path`, row-major; its address may be null
+ * FP8 weights carry f32 scales in a weight of their own. Models for training have ROWS and GRAD only, and read the
+ * caller's parameters; a parameter may stand in the table several times. */
+typedef enum moec_abi_layout {
+    MOEC_ABI_ROWS = 0,
+    MOEC_ABI_PANELS = 1,
+    MOEC_ABI_PAIR_PANELS = 2,
+    MOEC_ABI_GRAD = 3
+} moec_abi_layout;
 
 typedef struct moec_abi_weight {
     const char *path;  /* full path in the model, e.g. layers.3.self_attn.q_proj.weight */
@@ -64,6 +71,7 @@ typedef struct moec_abi_weight {
     /* For f32 scale tensors of FP8 weights: the weight they belong to and the block; else NULL and 0. */
     const char *scale_of;
     int64_t block[2];
+    const char *init; /* of a parameter in training: "normal(0.02)"; else "" */
 } moec_abi_weight;
 
 /* Memory that lives across steps: a KV cache, a convolution's history, a scan's state. Zeroed by a session's reset.
@@ -159,6 +167,15 @@ typedef struct moec_abi_model {
     uint32_t entry;         /* index of the model function */
     uint32_t batch_sym;     /* symbol of axis 0 of caches (B), or 0xFFFFFFFF */
     uint64_t scratch_bytes; /* per thread */
+
+    /* Training (docs/decisions/0006): absent (backward is 0xFFFFFFFF, the counts 0) in a model for inference.
+     * entry    formals: inputs                              results: outputs, then saved
+     * backward formals: inputs, saved, cotangents           results: input_grads
+     * A cotangent belongs to output `index`, an input gradient to input `index`. */
+    const moec_abi_tensor *saved;
+    const uint32_t *cotangents, *input_grads;
+    uint32_t backward, backward_weight_base;
+    uint32_t n_saved, n_cotangents, n_input_grads, reserved;
 } moec_abi_model;
 
 /* Exported by every artefact under the name moec_abi_query_<name>: NULL when `version` is not one it can serve. */

@@ -7,7 +7,7 @@
 #include "runtime/abi.h"
 #include "runtime/base/file.h"
 
-enum { MC_MAX_CALL_ARGS = 64, MC_MAX_CALL_DEPTH = 32, MC_NO_SYM = 0xFF };
+enum { MC_MAX_CALL_ARGS = 4096, MC_MAX_CALL_DEPTH = 32, MC_NO_SYM = 0xFF };
 
 struct moec_model {
     const moec_abi_model *abi;

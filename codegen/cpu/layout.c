@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-enum { MAX_CALL_ARGS = 64 }; /* what the runtime passes on */
+enum { MAX_CALL_ARGS = 4096 }; /* what the runtime passes on */
 
 /* What one instance of a function needs. */
 typedef struct func_info {

@@ -50,6 +50,9 @@ typedef struct moec_compile_options {
     const char *name;     /* of the artefact: a C identifier; NULL: the model's name */
     const char *pipeline; /* passes; NULL: "@default" */
     const char *cache;    /* directory of compiled code; NULL: the default; "": none */
+    bool train;           /* forward and backward (moec/train.h) instead of inference; parameters are f32 */
+    bool recompute;       /* with train: save inputs and routing only, compute the rest again in backward */
+    const char *frozen;   /* with train: globs of parameter paths without gradient, by commas: "embed.**,**.norm.*" */
     bool remarks;         /* report remarks too (what was fused, and why not) */
     bool color;           /* in `rendered` */
     moec_diagnostic_fn *on_diagnostic;

@@ -5,5 +5,6 @@
 #include "moec/base.h"
 #include "moec/compiler.h"
 #include "moec/runtime.h"
+#include "moec/train.h"
 
 #endif

@@ -60,12 +60,18 @@ typedef struct mc_ref_event {
 } mc_ref_event;
 typedef void mc_ref_record_fn(void *user, const mc_ref_event *event);
 
+/* For each executed accumulate: what is to be added to the gradient of the parameter of this full path. Valid during
+ * the call only. */
+typedef void mc_ref_accumulate_fn(void *user, mc_str path, const mc_ref_tensor *d);
+
 typedef struct mc_ref_options {
     mc_ref_precision precision;
     mc_ref_weight_fn *weight;
     void *weight_user;
     mc_ref_record_fn *record; /* may be NULL */
     void *record_user;
+    mc_ref_accumulate_fn *accumulate; /* may be NULL */
+    void *accumulate_user;
 } mc_ref_options;
 
 /* What lives across steps: caches, convolution histories, scans; and how many positions are past. */

@@ -12,7 +12,7 @@ mc_ref_ROPE(mc_ref_op *k)
     const mc_ref_tensor *x = k->in[0]; /* [B, S, H, h] */
     int64_t past, S = x->dims[1], width = mc_ref_last(x), dims = mc_rope_dims(k->op);
     if (!mc_ref_positions(k, x, &past)) return false;
-    bool adjacent = mc_attr_bool(k->op, "adjacent");
+    bool adjacent = mc_attr_bool(k->op, "adjacent"), inverse = mc_attr_bool(k->op, "inverse");
     double factor, *inv_freq = MC_NEW_N(k->arena, double, dims / 2);
     mc_rope_frequencies(k->op, inv_freq, &factor);
     for (int64_t i = 0; i < x->n; i++) put(&k->out[0], i, get(x, i));
@@ -25,6 +25,7 @@ mc_ref_ROPE(mc_ref_op *k)
             double c = num_mul(k, num_cos(k, angle), num_round(k, factor));
             double s = num_mul(k, num_sin(k, angle), num_round(k, factor));
             double a = get(x, first), b = get(x, second);
+            if (inverse) s = -s;
             put(&k->out[0], first, num_sub(k, num_mul(k, a, c), num_mul(k, b, s)));
             put(&k->out[0], second, num_add(k, num_mul(k, b, c), num_mul(k, a, s)));
         }
@@ -89,9 +90,8 @@ visible(visibility v, int64_t query, int64_t key)
     return !v.chunk || key / v.chunk == query / v.chunk;
 }
 
-/* Marks the keys of query (b, s); false after a diagnostic. */
-static bool
-mark_keys(mc_ref_op *k, int64_t b, int64_t s, bool *mark)
+bool
+mc_ref_mark_keys(mc_ref_op *k, int64_t b, int64_t s, bool *mark)
 {
     const mc_ref_tensor *q = k->in[0], *select = operand(k, 4);
     int64_t S = q->dims[1], C = k->in[1]->dims[1], n = select ? mc_ref_last(select) : 0;
@@ -106,8 +106,8 @@ mark_keys(mc_ref_op *k, int64_t b, int64_t s, bool *mark)
     return true;
 }
 
-static double
-score(const mc_ref_op *k, int64_t q_at, int64_t k_at, int64_t width)
+double
+mc_ref_attention_logit(const mc_ref_op *k, int64_t q_at, int64_t k_at, int64_t width)
 {
     double sum = 0, cap = num_round(k, mc_attr_float(k->op, "softcap"));
     for (int64_t i = 0; i < width; i++) sum = num_fma(k, get(k->in[0], q_at + i), get(k->in[1], k_at + i), sum);
@@ -115,9 +115,8 @@ score(const mc_ref_op *k, int64_t q_at, int64_t k_at, int64_t width)
     return cap != 0 ? num_mul(k, cap, num_tanh(k, num_div(k, sum, cap))) : sum;
 }
 
-/* p[c] becomes the share of each marked key; sink joins the sum but takes nothing. */
-static void
-masked_softmax(const mc_ref_op *k, double *p, const bool *mark, int64_t C, const double *sink)
+void
+mc_ref_masked_softmax(const mc_ref_op *k, double *p, const bool *mark, int64_t C, const double *sink)
 {
     double max = sink ? *sink : -INFINITY, sum = 0;
     for (int64_t c = 0; c < C; c++)
@@ -139,9 +138,9 @@ attend(mc_ref_op *k, int64_t b, int64_t s, int64_t j, const bool *mark, double *
     int64_t S = q->dims[1], H = q->dims[2], C = key->dims[1], KV = key->dims[2], h = q->dims[3], hv = v->dims[3];
     int64_t kv = j / (H / KV), q_at = ((b * S + s) * H + j) * h, o_at = ((b * S + s) * H + j) * hv;
     for (int64_t c = 0; c < C; c++)
-        if (mark[c]) p[c] = score(k, q_at, ((b * C + c) * KV + kv) * h, h);
+        if (mark[c]) p[c] = mc_ref_attention_logit(k, q_at, ((b * C + c) * KV + kv) * h, h);
     double sink = sinks ? get(sinks, j) : 0;
-    masked_softmax(k, p, mark, C, sinks ? &sink : NULL);
+    mc_ref_masked_softmax(k, p, mark, C, sinks ? &sink : NULL);
     for (int64_t i = 0; i < hv; i++) {
         double sum = 0;
         for (int64_t c = 0; c < C; c++)
@@ -159,7 +158,7 @@ mc_ref_SDPA(mc_ref_op *k)
     double *p = MC_NEW_N(k->arena, double, C);
     for (int64_t b = 0; b < q->dims[0]; b++)
         for (int64_t s = 0; s < q->dims[1]; s++) {
-            if (!mark_keys(k, b, s, mark)) return false;
+            if (!mc_ref_mark_keys(k, b, s, mark)) return false;
             for (int64_t j = 0; j < q->dims[2]; j++) attend(k, b, s, j, mark, p);
         }
     return true;
@@ -186,7 +185,7 @@ latent_attend(mc_ref_op *k, int64_t b, int64_t at, const bool *mark, double *p)
     int64_t C = c->dims[1], r = c->dims[2];
     for (int64_t i = 0; i < C; i++)
         if (mark[i]) p[i] = latent_score(k, at, b * C + i);
-    masked_softmax(k, p, mark, C, NULL);
+    mc_ref_masked_softmax(k, p, mark, C, NULL);
     for (int64_t j = 0; j < r; j++) {
         double sum = 0;
         for (int64_t i = 0; i < C; i++)
@@ -203,7 +202,7 @@ mc_ref_LATENT_SDPA(mc_ref_op *k)
     bool *mark = MC_NEW_N(k->arena, bool, C);
     double *p = MC_NEW_N(k->arena, double, C);
     for (int64_t row = 0; row < q->dims[0] * S; row++) {
-        if (!mark_keys(k, row / S, row % S, mark)) return false;
+        if (!mc_ref_mark_keys(k, row / S, row % S, mark)) return false;
         for (int64_t h = 0; h < H; h++) latent_attend(k, row / S, row * H + h, mark, p);
     }
     return true;

@@ -208,15 +208,14 @@ mc_ref_GATED_LINEAR(mc_ref_op *k)
 }
 
 /* Rows that belong to no expert have no defined content. */
-static void
-poison_from(mc_ref_tensor *y, int64_t row)
+void
+mc_ref_poison_from(mc_ref_tensor *y, int64_t row)
 {
     for (int64_t i = row * mc_ref_last(y); i < y->n; i++) put(y, i, NAN);
 }
 
-/* offsets must ascend from 0 and stay within n rows. */
-static bool
-check_offsets(mc_ref_op *k, const mc_ref_tensor *offsets, int64_t experts, int64_t n)
+bool
+mc_ref_check_offsets(mc_ref_op *k, const mc_ref_tensor *offsets, int64_t experts, int64_t n)
 {
     bool ok = experts >= 0 && offsets->n == experts + 1 && get_id(offsets, 0) == 0;
     for (int64_t e = 0; ok && e < experts; e++) ok = get_id(offsets, e) <= get_id(offsets, e + 1);
@@ -224,29 +223,12 @@ check_offsets(mc_ref_op *k, const mc_ref_tensor *offsets, int64_t experts, int64
     return mc_ref_fail(k, MC_E0306, "offsets do not ascend from 0 to at most %lld", (long long)n);
 }
 
-bool
-mc_ref_GROUPED_MATMUL(mc_ref_op *k)
-{
-    const mc_ref_tensor *x = k->in[0], *w = k->in[1], *offsets = k->in[2];
-    if (!check_offsets(k, offsets, w->dims[0], mc_ref_rows(x))) return false;
-    for (int64_t e = 0; e < w->dims[0]; e++) {
-        matrix m;
-        int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
-        matrix_of(&m, w, operand(k, 3), operand(k, 4), e);
-        const double *product = multiply(k, &m, x, begin, NULL, n);
-        for (int64_t i = 0; i < n * m.n_out; i++) put(&k->out[0], begin * m.n_out + i, product[i]);
-    }
-    poison_from(&k->out[0], get_id(offsets, w->dims[0]));
-    return true;
-}
-
-/* Rows begin..begin+n-1 of an operand, each of which must be a row of the first `limit`; NULL after a diagnostic. */
-static int64_t *
-row_list(mc_ref_op *k, const mc_ref_tensor *rows, int64_t begin, int64_t n, int64_t limit)
+int64_t *
+mc_ref_row_list(mc_ref_op *k, const mc_ref_tensor *rows, int64_t begin, int64_t n, int64_t limit)
 {
     int64_t *list = MC_NEW_N(k->arena, int64_t, n);
     for (int64_t i = 0; i < n; i++) {
-        list[i] = get_id(rows, begin + i);
+        list[i] = rows ? get_id(rows, begin + i) : begin + i;
         if (list[i] >= 0 && list[i] < limit) continue;
         mc_ref_fail(k, MC_E0306, "row %lld of %lld", (long long)list[i], (long long)limit);
         return NULL;
@@ -255,19 +237,37 @@ row_list(mc_ref_op *k, const mc_ref_tensor *rows, int64_t begin, int64_t n, int6
 }
 
 bool
+mc_ref_GROUPED_MATMUL(mc_ref_op *k)
+{
+    const mc_ref_tensor *x = k->in[0], *w = k->in[1], *offsets = k->in[2], *rows = operand(k, 5);
+    if (!mc_ref_check_offsets(k, offsets, w->dims[0], k->out[0].dims[0])) return false;
+    for (int64_t e = 0; e < w->dims[0]; e++) {
+        matrix m;
+        int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
+        const int64_t *from = mc_ref_row_list(k, rows, begin, n, mc_ref_rows(x));
+        if (!from) return false;
+        matrix_of(&m, w, operand(k, 3), operand(k, 4), e);
+        const double *product = multiply(k, &m, x, 0, from, n);
+        for (int64_t i = 0; i < n * m.n_out; i++) put(&k->out[0], begin * m.n_out + i, product[i]);
+    }
+    mc_ref_poison_from(&k->out[0], get_id(offsets, w->dims[0]));
+    return true;
+}
+
+bool
 mc_ref_MOE_FFN_UP(mc_ref_op *k)
 {
     const mc_ref_tensor *x = k->in[0], *w = k->in[1], *offsets = k->in[3], *tokens = k->in[4];
-    if (!check_offsets(k, offsets, w->dims[0], tokens->n)) return false;
+    if (!mc_ref_check_offsets(k, offsets, w->dims[0], tokens->n)) return false;
     for (int64_t e = 0; e < w->dims[0]; e++) {
         matrix gate, up;
         int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
-        const int64_t *rows = row_list(k, tokens, begin, n, mc_ref_rows(x));
+        const int64_t *rows = mc_ref_row_list(k, tokens, begin, n, mc_ref_rows(x));
         if (!rows) return false;
         gate_and_up(k, 1, 5, e, &gate, &up);
         gated(k, &gate, &up, rows, n, begin);
     }
-    poison_from(&k->out[0], get_id(offsets, w->dims[0]));
+    mc_ref_poison_from(&k->out[0], get_id(offsets, w->dims[0]));
     return true;
 }
 
@@ -283,11 +283,11 @@ bool
 mc_ref_MOE_FFN_DOWN(mc_ref_op *k)
 {
     const mc_ref_tensor *h = k->in[0], *w = k->in[1], *offsets = k->in[2], *gates = operand(k, 4);
-    if (!check_offsets(k, offsets, w->dims[0], mc_ref_rows(h))) return false;
+    if (!mc_ref_check_offsets(k, offsets, w->dims[0], mc_ref_rows(h))) return false;
     for (int64_t e = 0; e < w->dims[0]; e++) {
         matrix m;
         int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
-        const int64_t *to = row_list(k, k->in[3], begin, n, mc_ref_rows(&k->out[0]));
+        const int64_t *to = mc_ref_row_list(k, k->in[3], begin, n, mc_ref_rows(&k->out[0]));
         if (!to) return false;
         matrix_of(&m, w, operand(k, 5), operand(k, 6), e);
         const double *product = multiply(k, &m, h, begin, NULL, n);
@@ -301,15 +301,15 @@ bool
 mc_ref_MOE_PERMUTE(mc_ref_op *k)
 {
     const mc_ref_tensor *x = k->in[0], *offsets = k->in[2], *gates = operand(k, 3);
-    if (!check_offsets(k, offsets, offsets->n - 1, k->in[1]->n)) return false;
+    if (!mc_ref_check_offsets(k, offsets, offsets->n - 1, k->in[1]->n)) return false;
     int64_t width = mc_ref_last(x), used = get_id(offsets, offsets->n - 1);
-    const int64_t *from = row_list(k, k->in[1], 0, used, mc_ref_rows(x));
+    const int64_t *from = mc_ref_row_list(k, k->in[1], 0, used, mc_ref_rows(x));
     if (!from) return false;
     for (int64_t i = 0; i < used * width; i++) {
         double v = get(x, from[i / width] * width + i % width);
         put(&k->out[0], i, gates ? num_mul(k, v, get(gates, i / width)) : v);
     }
-    poison_from(&k->out[0], used);
+    mc_ref_poison_from(&k->out[0], used);
     return true;
 }
 
@@ -317,9 +317,9 @@ bool
 mc_ref_MOE_UNPERMUTE(mc_ref_op *k)
 {
     const mc_ref_tensor *y = k->in[0], *offsets = k->in[1], *gates = operand(k, 3);
-    if (!check_offsets(k, offsets, offsets->n - 1, k->in[2]->n)) return false;
+    if (!mc_ref_check_offsets(k, offsets, offsets->n - 1, k->in[2]->n)) return false;
     int64_t width = mc_ref_last(y), used = get_id(offsets, offsets->n - 1);
-    const int64_t *to = row_list(k, k->in[2], 0, used, mc_ref_rows(&k->out[0]));
+    const int64_t *to = mc_ref_row_list(k, k->in[2], 0, used, mc_ref_rows(&k->out[0]));
     if (!to) return false;
     double *row = MC_NEW_N(k->arena, double, width);
     for (int64_t r = 0; r < used; r++) {

@@ -77,6 +77,17 @@ mc_ref_SLICE(mc_ref_op *k)
     return true;
 }
 
+bool
+mc_ref_UNSLICE(mc_ref_op *k)
+{
+    const mc_ref_tensor *x = k->in[0];
+    int axis = axis_of(k, x);
+    int64_t inner = inner_size(x, axis), block = x->dims[axis] * inner, all = k->out[0].dims[axis] * inner;
+    int64_t begin = mc_attr_int(k->op, "begin");
+    for (int64_t i = 0; i < x->n; i++) move(&k->out[0], i / block * all + begin * inner + i % block, x, i);
+    return true;
+}
+
 /* y's position j on the axis is x's j mod size: both ops are this, expand with a size of 1. */
 static bool
 repeat_axis(mc_ref_op *k)

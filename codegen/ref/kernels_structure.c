@@ -30,12 +30,18 @@ fetch(mc_ref_op *k, const mc_ref_weight_request *want, mc_ref_tensor *out)
     return true;
 }
 
+static mc_str
+full_path(mc_ref_op *k, mc_str path)
+{
+    return mc_attr_bool(k->op, "root") ? path : join(k->arena, k->frame->scope, path);
+}
+
 static mc_ref_weight_request
 request_of(mc_ref_op *k, mc_str path, int64_t experts)
 {
     mc_ref_tensor *out = &k->out[0];
     mc_ref_weight_request want = {.role = mc_attr_str(k->op, "role"), .dtype = k->op->results[0].type->dtype};
-    want.path = mc_attr_bool(k->op, "root") ? path : join(k->arena, k->frame->scope, path);
+    want.path = full_path(k, path);
     if (experts) want.dims[want.rank++] = experts;
     for (int i = 0; i < out->rank; i++) want.dims[want.rank++] = out->dims[i];
     return want;
@@ -80,6 +86,10 @@ mc_ref_PACKED(mc_ref_op *k)
     mc_ref_weight_request want = request_of(k, mc_attr_str(k->op, "path"), 0);
     moec_dtype dtype = want.dtype; /* packing may widen vectors: the stored dtype is free */
     if (!mc_ref_tensor_init(out, dtype, out->dims, out->rank, k->arena)) return false;
+    if (mc_str_is(mc_attr_str(k->op, "layout"), "grad")) { /* nobody may read a gradient */
+        mc_ref_poison_from(out, 0);
+        return true;
+    }
     if (!path2.len) {
         if (!fetch(k, &want, &a)) return false;
         if (a.dtype == dtype)
@@ -96,6 +106,22 @@ mc_ref_PACKED(mc_ref_op *k)
     if (!fetch(k, &want, &a) || !fetch(k, &want2, &b)) return false;
     put_rows(out, &a, 0);
     put_rows(out, &b, want.dims[out->rank - 2]);
+    return true;
+}
+
+bool
+mc_ref_ACCUMULATE(mc_ref_op *k)
+{
+    const mc_ref_options *o = &k->ref->options;
+    if (o->accumulate) o->accumulate(o->accumulate_user, full_path(k, mc_attr_str(k->op, "path")), k->in[0]);
+    return true;
+}
+
+/* Whoever records the run sees it. */
+bool
+mc_ref_OUTPUT(mc_ref_op *k)
+{
+    (void)k;
     return true;
 }
 

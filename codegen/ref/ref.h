@@ -81,6 +81,20 @@ bool mc_ref_before(double a, int64_t i, double b, int64_t j);
 /* The n best of keys[0..count-1], best first. Needs n <= count. */
 void mc_ref_best(const double *keys, int64_t count, int64_t n, int64_t *out, mc_arena *arena);
 double mc_ref_activate(const mc_ref_op *k, mc_opcode activation, double x);
+/* offsets must ascend from 0, for this many experts, and stay within n rows; false after a diagnostic. */
+bool mc_ref_check_offsets(mc_ref_op *k, const mc_ref_tensor *offsets, int64_t experts, int64_t n);
+/* Rows begin..begin+n-1 of an operand, or those numbers themselves when it is absent; each must be below `limit`. NULL
+ * after a diagnostic. */
+int64_t *mc_ref_row_list(mc_ref_op *k, const mc_ref_tensor *rows, int64_t begin, int64_t n, int64_t limit);
+/* Fills the rows from `row` on with NaN. */
+void mc_ref_poison_from(mc_ref_tensor *y, int64_t row);
+
+/* Attention of operands q, k (and select, operand 4): which keys query (b, s) sees (false after a diagnostic); the
+ * logit of the rows at q_at and k_at, `width` long; and the softmax over the marked keys, in place, where a sink (may
+ * be NULL) joins the sum but takes nothing. */
+bool mc_ref_mark_keys(mc_ref_op *k, int64_t b, int64_t s, bool *mark);
+double mc_ref_attention_logit(const mc_ref_op *k, int64_t q_at, int64_t k_at, int64_t width);
+void mc_ref_masked_softmax(const mc_ref_op *k, double *p, const bool *mark, int64_t C, const double *sink);
 
 /* What moe.capacity says, also used by moe: sets id -1 and weight 0 for dropped choices of weights, ids [T, k]. */
 typedef struct mc_ref_capacity {

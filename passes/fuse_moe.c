@@ -16,6 +16,11 @@
  *
  * Also:    linear, linear, activation, mul on one input -> gated_linear
  *          add %r, (linear of one use) -> linear with %r as its residual
+ *
+ * With train = 1 what derivatives read stays apart: both matmuls of a pair stay and %a, %h become
+ *          %h = glu %g, %u {act = "silu"}
+ * grouped matmuls read the tokens' rows where they lie (operand `rows`) instead of a permuted copy, and the down
+ * projection is fused only without bias and scale.
  */
 #include "ir/build.h"
 #include "passes/match.h"
@@ -191,6 +196,18 @@ match_down(mc_pass *p, const mc_op *unpermute, mc_op **down)
     return NULL;
 }
 
+static mc_op *
+build_down(mc_pass *p, mc_op *unpermute, const mc_op *down)
+{
+    mc_builder b = mc_builder_before(unpermute, p->diags);
+    return mc_build_typed(&b, MC_OP_MOE_FFN_DOWN,
+                          (mc_value *[]){mc_operand(down, 0), mc_operand_named(down, "w"),
+                                         mc_operand_named(down, "offsets"), mc_operand_named(unpermute, "rows"),
+                                         mc_operand_named(unpermute, "gates"), mc_operand_named(down, "bias"),
+                                         mc_operand_named(down, "scale")},
+                          7, NULL, 0, (const mc_type *[]){unpermute->results[0].type}, 1);
+}
+
 static mc_pass_result
 fuse_experts(mc_pass *p, mc_op *unpermute)
 {
@@ -204,18 +221,99 @@ fuse_experts(mc_pass *p, mc_op *unpermute)
     why = match_up(p, mc_operand(down, 0), &g, &permute);
     if (!mc_fuel(p, unpermute)) return MC_UNCHANGED;
     if (!why && !fuse_up(p, &g, permute)) return MC_FAILED;
-    mc_builder b = mc_builder_before(unpermute, p->diags);
-    mc_op *made = mc_build_typed(&b, MC_OP_MOE_FFN_DOWN,
-                                 (mc_value *[]){mc_operand(down, 0), mc_operand_named(down, "w"),
-                                                mc_operand_named(down, "offsets"), mc_operand_named(unpermute, "rows"),
-                                                mc_operand_named(unpermute, "gates"), mc_operand_named(down, "bias"),
-                                                mc_operand_named(down, "scale")},
-                                 7, NULL, 0, (const mc_type *[]){unpermute->results[0].type}, 1);
+    mc_op *made = build_down(p, unpermute, down);
     if (!made) return MC_FAILED;
     if (why)
-        mc_remark(p->diags, b.span, MC_R0502, "only the experts' down projection is fused: %s", why);
+        mc_remark(p->diags, made->span, MC_R0502, "only the experts' down projection is fused: %s", why);
     else
-        mc_remark(p->diags, b.span, MC_R0501, "experts are moe.ffn_up and moe.ffn_down");
+        mc_remark(p->diags, made->span, MC_R0501, "experts are moe.ffn_up and moe.ffn_down");
+    replace(unpermute, made);
+    mc_op_remove(down);
+    return MC_CHANGED;
+}
+
+/* ---- training ---------------------------------------------------------------------------------------------------- */
+
+static mc_pass_result
+fuse_glu(mc_pass *p, mc_op *mul)
+{
+    for (int side = 0; side < 2; side++) {
+        mc_op *act = mc_operand(mul, side)->def;
+        mc_value *up = mc_operand(mul, 1 - side);
+        if (!act || !mc_is_fused_act(act->opcode)) continue;
+        mc_value *gate = mc_operand(act, 0);
+        if (gate->type != up->type || mul->results[0].type != up->type) continue;
+        if (!mc_value_has_one_use(&act->results[0])) {
+            mc_remark(p->diags, mul->span, MC_R0502, "no glu: %s", refusal(p, "the '%s' has another use", act));
+            continue;
+        }
+        if (!mc_fuel(p, mul)) return MC_UNCHANGED;
+        mc_builder b = mc_builder_before(mul, p->diags);
+        mc_named_attr attr = MC_A_STR("act", mc_str_of(mc_op_info_of(act)->text));
+        mc_op *made = mc_build(&b, MC_OP_GLU, (mc_value *[]){gate, up}, 2, &attr, 1);
+        if (!made) return MC_FAILED;
+        mc_remark(p->diags, b.span, MC_R0501, "the activation and the product after it are one glu");
+        replace(mul, made);
+        mc_op_remove(act);
+        return MC_CHANGED;
+    }
+    return MC_UNCHANGED;
+}
+
+/* Why the readers of permuted rows cannot fetch the rows themselves; NULL: they can. */
+static const char *
+match_gather(mc_pass *p, const mc_op *permute)
+{
+    if (mc_operand_named(permute, "gates")) return "the routing weights are on the experts' input";
+    for (const mc_use *u = permute->results[0].uses; u; u = u->next) {
+        bool reads = u->user->opcode == MC_OP_GROUPED_MATMUL && u == &u->user->operands[0];
+        if (!reads) return refusal(p, "'%s' reads them too", u->user);
+        if (mc_operand_named(u->user, "rows")) return "a matmul gathers them once more";
+        if (mc_operand_named(u->user, "offsets") != mc_operand_named(permute, "offsets"))
+            return "a matmul and permute have different offsets";
+    }
+    return NULL;
+}
+
+static mc_pass_result
+fuse_gather(mc_pass *p, mc_op *permute)
+{
+    mc_value *permuted = &permute->results[0];
+    if (!mc_value_has_uses(permuted)) return MC_UNCHANGED;
+    const char *why = match_gather(p, permute);
+    if (why) {
+        mc_remark(p->diags, permute->span, MC_R0502, "permuted rows stay an array: %s", why);
+        return MC_UNCHANGED;
+    }
+    if (!mc_fuel(p, permute)) return MC_UNCHANGED;
+    int at = mc_operand_index(MC_OP_GROUPED_MATMUL, "rows");
+    while (permuted->uses) {
+        mc_op *matmul = permuted->uses->user;
+        mc_op_set_operand(matmul, 0, mc_operand_named(permute, "x"));
+        mc_op_set_operand(matmul, at, mc_operand_named(permute, "rows"));
+    }
+    mc_remark(p->diags, permute->span, MC_R0501, "matmuls read the tokens' rows where they lie");
+    mc_op_remove(permute);
+    return MC_CHANGED;
+}
+
+/* With a bias or scale the derivatives need the experts' outputs apart. */
+static mc_pass_result
+fuse_down(mc_pass *p, mc_op *unpermute)
+{
+    mc_op *down = NULL;
+    const char *why = match_down(p, unpermute, &down);
+    if (!why && mc_operand_named(down, "bias")) why = "it has a bias";
+    if (!why && mc_operand_named(down, "scale")) why = "it has a scale";
+    if (!why && mc_operand_named(down, "rows")) why = "it gathers its rows";
+    if (why) {
+        mc_remark(p->diags, unpermute->span, MC_R0502, "the down projection is not fused: %s", why);
+        return MC_UNCHANGED;
+    }
+    if (!mc_fuel(p, unpermute)) return MC_UNCHANGED;
+    mc_op *made = build_down(p, unpermute, down);
+    if (!made) return MC_FAILED;
+    mc_remark(p->diags, made->span, MC_R0501, "the down projection and the sum over experts are moe.ffn_down");
     replace(unpermute, made);
     mc_op_remove(down);
     return MC_CHANGED;
@@ -259,13 +357,15 @@ static mc_pass_result
 run(mc_pass *p, mc_func *f)
 {
     mc_pass_result result = MC_UNCHANGED;
+    bool train = mc_pass_option(p, "train") != 0;
     mc_op *next;
     for (mc_op *op = f->first; op; op = next) {
         next = op->next;
         mc_pass_result r = MC_UNCHANGED;
-        if (op->opcode == MC_OP_MUL) r = fuse_dense(p, op);
+        if (op->opcode == MC_OP_MUL) r = train ? fuse_glu(p, op) : fuse_dense(p, op);
         if (op->opcode == MC_OP_ADD) r = fuse_residual(p, op);
-        if (op->opcode == MC_OP_MOE_UNPERMUTE) r = fuse_experts(p, op);
+        if (op->opcode == MC_OP_MOE_UNPERMUTE) r = train ? fuse_down(p, op) : fuse_experts(p, op);
+        if (op->opcode == MC_OP_MOE_PERMUTE && train) r = fuse_gather(p, op);
         if (r == MC_FAILED) return r;
         if (r == MC_CHANGED) result = r;
     }

@@ -74,7 +74,7 @@ interpret(const char *path, mc_arena *arena, mc_ref_tensor (*outputs)[MAX_OUTPUT
     mc_exec_case *c = mc_exec_load(path, arena, &diags);
     if (!c) walk_fail(&diags);
     c->synthetic.bf16_grid = true;
-    mc_ref_options options = {MC_REF_F32, mc_exec_weight, c, NULL, NULL};
+    mc_ref_options options = {.precision = MC_REF_F32, .weight = mc_exec_weight, .weight_user = c};
     mc_ref *ref = mc_ref_create(c->module, &options, &diags);
     if (!ref) walk_fail(&diags);
     for (size_t i = 0; i < c->sets.n; i++) mc_ref_set_symbol(ref, c->sets.items[i].name, c->sets.items[i].value);

@@ -82,7 +82,9 @@ player_open(player *p, const char *path, mc_ref_precision precision)
     mc_diags_init(&p->diags, p->arena, NULL);
     p->c = mc_exec_load(path, p->arena, &p->diags);
     ck_assert_msg(p->c != NULL, "%s", all_diags(&p->diags));
-    mc_ref_options options = {precision, mc_exec_weight, p->c, note_op, p};
+    mc_ref_options options = {.precision = precision, .weight = mc_exec_weight, .weight_user = p->c};
+    options.record = note_op;
+    options.record_user = p;
     p->ref = mc_ref_create(p->c->module, &options, &p->diags);
     ck_assert_msg(p->ref != NULL, "%s: %s", path, all_diags(&p->diags));
     for (size_t i = 0; i < p->c->sets.n; i++)

@@ -34,8 +34,7 @@ show(const rig *r, int seed)
 static void
 interpret(rig *r)
 {
-    mc_ref_options options = {
-        .precision = MC_REF_F32, .weight = mc_ref_synthetic_weight, .weight_user = &r->synthetic};
+    mc_ref_options options = {.precision = MC_REF_F32, .weight = mc_ref_synthetic_weight, .weight_user = &r->synthetic};
     mc_ref *ref = mc_ref_create(r->module, &options, &r->diags);
     if (!ref) walk_fail(&r->diags);
     mc_ref_state *state = mc_ref_state_create();

@@ -73,8 +73,7 @@ note_op(void *user, const mc_ref_event *event)
 static mc_ref *
 interpreter(rig *r, const mc_module *m, mc_ref_precision precision)
 {
-    mc_ref_options options = {
-        .precision = precision, .weight = mc_ref_synthetic_weight, .weight_user = &r->synthetic};
+    mc_ref_options options = {.precision = precision, .weight = mc_ref_synthetic_weight, .weight_user = &r->synthetic};
     options.record = r->seen ? note_op : NULL;
     options.record_user = r->seen;
     mc_ref *ref = mc_ref_create(m, &options, &r->diags);

@@ -88,7 +88,8 @@ pack(lowering *l, mc_op *weight, mc_op *up, layout how)
     mc_named_attr attrs[] = {
         MC_A_STR("path", mc_attr_str(weight, "path")),    MC_A_STR("path2", up ? mc_attr_str(up, "path") : MC_STR("")),
         MC_A_BOOL("root", mc_attr_bool(weight, "root")),  MC_A_STR("role", mc_attr_str(weight, "role")),
-        MC_A_STR("layout", mc_str_of(layout_names[how])), MC_A_INT("nr", how == PANELS || how == PAIR ? l->nr : 0)};
+        MC_A_STR("layout", mc_str_of(layout_names[how])), MC_A_INT("nr", how == PANELS || how == PAIR ? l->nr : 0),
+        MC_A_STR("init", mc_attr_str(weight, "init"))};
     const mc_type *type = packed_type(weight->func->module, weight->results[0].type, how);
     mc_op *op = mc_build_typed(&b, MC_OP_PACKED, NULL, 0, attrs, sizeof attrs / sizeof attrs[0], &type, 1);
     if (!op) return NULL;

@@ -120,15 +120,20 @@ tensor_of(mc_cpu_plan *p, const mc_value *v, const char *fallback, size_t i)
     return t;
 }
 
+/* n_outputs: of the results; those after them are what training saves. */
 static void
-lay_signature(mc_cpu_plan *p, const mc_func *model)
+lay_signature(mc_cpu_plan *p, const mc_func *model, int n_outputs)
 {
     for (size_t i = 0; i < model->formals.n; i++) {
         moec_abi_tensor t = tensor_of(p, model->formals.items[i], "input", i);
         t.limit = ids_limit(model->formals.items[i], 0);
         mc_vec_push(p->arena, &p->inputs, t);
     }
-    for (int i = 0; i < model->last->n_operands; i++) {
+    for (int i = n_outputs; i < model->last->n_operands; i++) {
+        moec_abi_tensor t = tensor_of(p, mc_operand(model->last, i), "saved", (size_t)(i - n_outputs));
+        mc_vec_push(p->arena, &p->saved, t);
+    }
+    for (int i = 0; i < n_outputs; i++) {
         moec_abi_tensor t = tensor_of(p, mc_operand(model->last, i), "output", (size_t)i);
         for (size_t j = 0; j < p->outputs.n; j++) { /* names are how a caller asks for them */
             if (strcmp(p->outputs.items[j].name, t.name) == 0) t.name = mc_strf(p->arena, "output%d", i).data;
@@ -190,9 +195,11 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
                          .dtype = t->dtype,
                          .layout = pair                               ? MOEC_ABI_PAIR_PANELS
                                    : mc_str_is(layout_name, "panels") ? MOEC_ABI_PANELS
+                                   : mc_str_is(layout_name, "grad")   ? MOEC_ABI_GRAD
                                                                       : MOEC_ABI_ROWS,
                          .nr = (uint32_t)mc_attr_int(op, "nr"),
-                         .rank = t->rank};
+                         .rank = t->rank,
+                         .init = c_string(p, mc_attr_str(op, "init"))};
     if (t->rank > 4) {
         mc_cpu_refuse(p, "a weight has more than 4 axes");
         return;
@@ -345,6 +352,88 @@ lay_func(layout *l, const mc_func *f)
     return ok;
 }
 
+/* ---- training --------------------------------------------------------------------------------------------------- */
+
+static bool
+malformed(mc_cpu_plan *p, const char *what)
+{
+    p->op = NULL;
+    p->failed = false;
+    return mc_cpu_refuse(p, "its training metas and functions disagree: %s", what);
+}
+
+/* At most `max` numbers separated by spaces, each below `limit`. */
+static bool
+read_indices(mc_cpu_plan *p, mc_str text, size_t limit, size_t max, uint32_t *out, size_t *n_out)
+{
+    *n_out = 0;
+    for (size_t at = 0; at < text.len;) {
+        size_t value = 0, begin = at;
+        for (; at < text.len && text.data[at] >= '0' && text.data[at] <= '9' && value < limit; at++)
+            value = value * 10 + (size_t)(text.data[at] - '0');
+        if (at == begin || value >= limit || *n_out == max) return malformed(p, "an index");
+        out[(*n_out)++] = (uint32_t)value;
+        if (at < text.len && text.data[at++] != ' ') return malformed(p, "a list of indices");
+    }
+    return true;
+}
+
+/* Whether `v` can stand for `formal`: the runtime passes the address of the one as the other. */
+static bool
+same_type(const mc_value *v, const mc_value *formal)
+{
+    return v->type == formal->type;
+}
+
+/* formals of backward: inputs, saved, cotangents; results: input gradients. */
+static bool
+check_pair(mc_cpu_plan *p, const mc_func *model, const mc_func *back, size_t n_outputs)
+{
+    const mc_values *formals = &back->formals;
+    const mc_op *results = model->last;
+    size_t n_inputs = model->formals.n, n_saved = results->n_operands - n_outputs, n = n_inputs + n_saved;
+    if (formals->n != n + p->cotangents.n) return malformed(p, "the number of formals of the backward function");
+    if (back->last->n_operands != p->input_grads.n)
+        return malformed(p, "the number of results of the backward function");
+    for (size_t i = 0; i < n; i++) {
+        const mc_value *v =
+            i < n_inputs ? model->formals.items[i] : mc_operand(results, (int)(n_outputs + i - n_inputs));
+        if (!same_type(v, formals->items[i])) return malformed(p, "the type of an input or saved value");
+    }
+    for (size_t i = 0; i < p->cotangents.n; i++)
+        if (!same_type(mc_operand(results, (int)p->cotangents.items[i]), formals->items[n + i]))
+            return malformed(p, "the type of a cotangent");
+    for (size_t i = 0; i < p->input_grads.n; i++)
+        if (!same_type(mc_operand(back->last, (int)i), model->formals.items[p->input_grads.items[i]]))
+            return malformed(p, "the type of an input's gradient");
+    return true;
+}
+
+/* *back: NULL for inference. */
+static bool
+find_backward(mc_cpu_plan *p, const mc_func *model, const mc_func **back, size_t *n_outputs)
+{
+    mc_str name = mc_module_meta(p->module, "train.backward");
+    size_t n_results = model->last->n_operands, n = 0;
+    uint32_t count = 0;
+    *back = NULL;
+    *n_outputs = n_results;
+    if (!name.len) return true;
+    *back = mc_module_find(p->module, name);
+    if (!*back) return malformed(p, "there is no backward function");
+    if (!read_indices(p, mc_module_meta(p->module, "train.outputs"), n_results + 1, 1, &count, &n)) return false;
+    if (n != 1) return malformed(p, "train.outputs is one number");
+    *n_outputs = count;
+    uint32_t *cotangents = MC_NEW_N(p->arena, uint32_t, n_results + 1);
+    uint32_t *grads = MC_NEW_N(p->arena, uint32_t, model->formals.n + 1);
+    if (!read_indices(p, mc_module_meta(p->module, "train.cotangents"), count, count, cotangents, &n)) return false;
+    for (size_t i = 0; i < n; i++) mc_vec_push(p->arena, &p->cotangents, cotangents[i]);
+    if (!read_indices(p, mc_module_meta(p->module, "train.input_grads"), model->formals.n, model->formals.n, grads, &n))
+        return false;
+    for (size_t i = 0; i < n; i++) mc_vec_push(p->arena, &p->input_grads, grads[i]);
+    return check_pair(p, model, *back, count);
+}
+
 bool
 mc_cpu_plan_build(mc_cpu_plan *p, mc_arena *arena, const mc_module *module, const mc_cpu_target *target,
                   mc_diags *diags)
@@ -356,11 +445,18 @@ mc_cpu_plan_build(mc_cpu_plan *p, mc_arena *arena, const mc_module *module, cons
         return mc_cpu_refuse(p, module->stage == MC_STAGE_PLAN ? "it has no model" : "it is not in stage plan");
     }
     layout l = {.p = p};
+    const mc_func *back;
+    size_t n_outputs;
+    if (!find_backward(p, model, &back, &n_outputs)) return false;
     lay_symbols(p);
     bool ok = lay_func(&l, model);
+    if (back) ok = lay_func(&l, back) && ok;
     p->entry = info_of(&l, model)->index;
-    lay_signature(p, model);
+    p->backward = back ? info_of(&l, back)->index : UINT32_MAX;
+    lay_signature(p, model, (int)n_outputs);
     p->failed = false;
     add_instance(p, model, (mc_str){0});
+    p->backward_weight_base = back ? (uint32_t)p->weights.n : 0;
+    if (back) add_instance(p, back, (mc_str){0});
     return ok && !p->failed;
 }

@@ -48,6 +48,10 @@ struct mc_cpu_plan {
     MC_VEC(moec_abi_sym) syms;
     MC_VEC(moec_abi_tensor) inputs;
     MC_VEC(moec_abi_tensor) outputs;
+    MC_VEC(moec_abi_tensor) saved; /* training only, like the next three lines */
+    MC_VEC(uint32_t) cotangents;
+    MC_VEC(uint32_t) input_grads;
+    uint32_t backward, backward_weight_base; /* backward: UINT32_MAX when there is none */
     MC_VEC(moec_abi_weight) weights;
     MC_VEC(moec_abi_state) states;
     MC_VEC(moec_abi_func) funcs;
@@ -90,6 +94,7 @@ void mc_cpu_scratch(mc_cpu_plan *p, uint64_t n_bytes);
 /* Where a value lies, views resolved. */
 bool mc_cpu_is_const(const mc_value *v, double *out); /* a scalar known at compile time */
 bool mc_cpu_in_state(const mc_value *v);              /* its batch stride is cache_cap rows */
+bool mc_cpu_in_gradient(const mc_value *v);           /* added to, nothing when the address is null */
 
 /* Dims of types, refused (and 0) when they leave the normal form. */
 mc_dim mc_cpu_product(mc_cpu_plan *p, const mc_type *t, int from, int to); /* of dims from..to-1; 1 when empty */

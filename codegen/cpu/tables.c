@@ -13,6 +13,8 @@ _Static_assert(sizeof(moec_abi_expr) == 24 && sizeof(moec_abi_ref) == 32 && size
                    sizeof(moec_abi_slot) == 8,
                "tables without pointers have no padding");
 _Static_assert(offsetof(moec_abi_weight, dims) == 40 && offsetof(moec_abi_weight, block) == 80 &&
+                   offsetof(moec_abi_weight, init) == 96 &&
+                   offsetof(moec_abi_model, saved) == offsetof(moec_abi_model, scratch_bytes) + 8 &&
                    offsetof(moec_abi_tensor, dims) == 16 && offsetof(moec_abi_sym, kind) == 24 &&
                    offsetof(moec_abi_state, bytes) == 16 && offsetof(moec_abi_func, n_formals) == 8,
                "the structs below have the C layout");
@@ -124,9 +126,9 @@ weights_of(tables *t, const mc_cpu_plan *p)
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->weights.n);
     for (size_t i = 0; i < p->weights.n; i++) {
         const moec_abi_weight *w = &p->weights.items[i];
-        LLVMValueRef m[] = {text(t, w->path),     text(t, w->path2),    text(t, w->role), u32(t, w->dtype),
-                            u32(t, w->layout),    u32(t, w->nr),        u32(t, w->rank),  words(t, w->dims, 4),
-                            text(t, w->scale_of), words(t, w->block, 2)};
+        LLVMValueRef m[] = {text(t, w->path),     text(t, w->path2),     text(t, w->role), u32(t, w->dtype),
+                            u32(t, w->layout),    u32(t, w->nr),         u32(t, w->rank),  words(t, w->dims, 4),
+                            text(t, w->scale_of), words(t, w->block, 2), text(t, w->init)};
         items[i] = record(t, m, sizeof m / sizeof *m);
     }
     return array(t, items, p->weights.n, "weights");
@@ -212,6 +214,15 @@ model_of(tables *t, const mc_cpu_plan *p, const LLVMValueRef *kernels, const mc_
         u32(t, p->entry),
         u32(t, p->batch_sym),
         u64(t, p->scratch_bytes),
+        tensors_of(t, p->saved.items, p->saved.n, "saved"),
+        bytes(t, p->cotangents.items, p->cotangents.n * sizeof *p->cotangents.items, "cotangents"),
+        bytes(t, p->input_grads.items, p->input_grads.n * sizeof *p->input_grads.items, "input_grads"),
+        u32(t, p->backward),
+        u32(t, p->backward_weight_base),
+        u32(t, p->saved.n),
+        u32(t, p->cotangents.n),
+        u32(t, p->input_grads.n),
+        u32(t, 0),
     };
     return constant(t, record(t, m, sizeof m / sizeof *m), "model", 16);
 }

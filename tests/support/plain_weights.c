@@ -64,7 +64,7 @@ mc_plain_weights_open(const mc_elab_result *model, const char *directory, moec_e
     w->abi.rules = rules_of(model->module, arena);
     w->abi.funcs = &func;
     w->abi.n_funcs = 1;
-    w->abi.batch_sym = UINT32_MAX;
+    w->abi.batch_sym = w->abi.backward = UINT32_MAX;
     moec_weights_options options = {.in_memory = true};
     if (moec_model_from_abi(&w->abi, &w->model, error) == MOEC_OK &&
         moec_weights_open(w->model, directory, &options, &w->weights, error) == MOEC_OK)

@@ -231,6 +231,15 @@ mc_cpu_in_state(const mc_value *v)
     return base_of(v, &elems, &strided)->place.kind == MC_PLACE_STATE;
 }
 
+bool
+mc_cpu_in_gradient(const mc_value *v)
+{
+    int64_t elems = 0;
+    bool strided = false;
+    const mc_value *base = base_of(v, &elems, &strided);
+    return base->place.kind == MC_PLACE_WEIGHT && mc_str_is(mc_attr_str(base->def, "layout"), "grad");
+}
+
 mc_dim
 mc_cpu_times(mc_cpu_plan *p, mc_dim a, mc_dim b)
 {

@@ -15,7 +15,7 @@ typedef struct rope_table {
     double factor;
 } rope_table;
 
-enum { P_HEAD, P_DIMS, P_ADJACENT };
+enum { P_HEAD, P_DIMS, P_ADJACENT, P_INVERSE };
 
 static LLVMValueRef
 frequency_table(mc_kb *kb, const rope_table *t, const char *kernel)
@@ -65,14 +65,15 @@ sin_cos(mc_kb *kb, LLVMValueRef angle, LLVMValueRef *out_sin, LLVMValueRef *out_
 }
 
 static void
-emit_angles(mc_kb *kb, const rope_table *t, LLVMValueRef table, LLVMValueRef position, LLVMValueRef cosines,
-            LLVMValueRef sines)
+emit_angles(mc_kb *kb, const rope_table *t, bool inverse, LLVMValueRef table, LLVMValueRef position,
+            LLVMValueRef cosines, LLVMValueRef sines)
 {
     LLVMTypeRef v64 = kb_vector(kb->f64, kb->vl);
     LLVMValueRef at = kb_splat(kb, kb_convert(kb, position, kb->f64), kb->vl), factor = kb_const(kb->vf, t->factor);
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, t->padded), kb_i64(kb, kb->vl), 0, NULL);
     LLVMValueRef s, c, angle = kb_fmul(kb, kb_load(kb, v64, kb_elem(kb, table, l.i, 8), 8), at);
     sin_cos(kb, angle, &s, &c);
+    if (inverse) s = kb_fneg(kb, s);
     if (t->factor != 1.0) {
         s = kb_fmul(kb, s, factor);
         c = kb_fmul(kb, c, factor);
@@ -140,7 +141,8 @@ emit_rope(mc_kb *kb, const mc_cpu_kernel *k)
     LLVMValueRef x = kb_arg_ptr(kb, 0), y = kb_arg_ptr(kb, 1), n_s = kb_arg_int(kb, 1), heads = kb_arg_int(kb, 2);
     LLVMValueRef past = kb_past(kb), cosines = kb_scratch(kb), sines = kb_gepi(kb, cosines, t->padded * 4);
     kb_loop rows = mc_rows_begin(kb, kb_arg_int(kb, 0));
-    emit_angles(kb, t, table, kb_add(kb, past, kb_urem(kb, rows.i, n_s)), cosines, sines);
+    LLVMValueRef position = kb_add(kb, past, kb_urem(kb, rows.i, n_s));
+    emit_angles(kb, t, k->p[P_INVERSE], table, position, cosines, sines);
     kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), heads, kb_i64(kb, 1), 0, NULL);
     LLVMValueRef at = kb_mul(kb, kb_add(kb, kb_mul(kb, rows.i, heads), l.i), kb_i64(kb, head * 4));
     LLVMValueRef from = kb_gep(kb, x, at), to = kb_gep(kb, y, at);
@@ -180,9 +182,13 @@ mc_cpu_select_rope(mc_cpu_plan *p, const mc_op *op)
     const rope_table *t = make_table(p, op);
     uint64_t hash = mc_hash64(t->frequencies, (size_t)t->padded * sizeof(double), 0);
     hash = mc_hash64(&t->factor, sizeof t->factor, hash);
-    int64_t params[3] = {[P_HEAD] = head, [P_DIMS] = 2 * t->half, [P_ADJACENT] = mc_attr_bool(op, "adjacent")};
-    mc_cpu_kernel *k = mc_cpu_kernel_get(p, emit_rope, params, 3, "rope_%d_%d%s_%016llx", (int)head, (int)(2 * t->half),
-                                         params[P_ADJACENT] ? "_adjacent" : "", (unsigned long long)hash);
+    int64_t params[4] = {[P_HEAD] = head,
+                         [P_DIMS] = 2 * t->half,
+                         [P_ADJACENT] = mc_attr_bool(op, "adjacent"),
+                         [P_INVERSE] = mc_attr_bool(op, "inverse")};
+    const char *layout = params[P_ADJACENT] ? "_adjacent" : "", *way = params[P_INVERSE] ? "_inverse" : "";
+    mc_cpu_kernel *k = mc_cpu_kernel_get(p, emit_rope, params, 4, "rope_%d_%d%s%s_%016llx", (int)head,
+                                         (int)(2 * t->half), layout, way, (unsigned long long)hash);
     if (!k->data) k->data = t;
     mc_cpu_launch(p, k);
     mc_cpu_ptr(p, x);

@@ -15,6 +15,7 @@ bool mc_cpu_supports(mc_opcode opcode);
 mc_cpu_select_fn mc_cpu_select_matmul;      /* matmul.c: linear, gated_linear, grouped_matmul, moe.ffn_* */
 mc_cpu_select_fn mc_cpu_select_head_linear; /* heads.c */
 mc_cpu_select_fn mc_cpu_select_embed;       /* embed.c */
+mc_cpu_select_fn mc_cpu_select_embed_dw;
 mc_cpu_select_fn mc_cpu_select_elementwise; /* elementwise.c */
 mc_cpu_select_fn mc_cpu_select_cast;
 mc_cpu_select_fn mc_cpu_select_norm; /* norm.c: rmsnorm, layernorm, l2norm */
@@ -41,5 +42,12 @@ mc_cpu_select_fn mc_cpu_select_capacity;
 mc_cpu_select_fn mc_cpu_select_permute;
 mc_cpu_select_fn mc_cpu_select_unpermute;
 mc_cpu_select_fn mc_cpu_select_identity;
+mc_cpu_select_fn mc_cpu_select_route_scatter; /* grad_route.c */
+mc_cpu_select_fn mc_cpu_select_route_mask;
+mc_cpu_select_fn mc_cpu_select_load; /* grad_loss.c */
+mc_cpu_select_fn mc_cpu_select_balance;
+mc_cpu_select_fn mc_cpu_select_balance_grad;
+mc_cpu_select_fn mc_cpu_select_z_loss;
+mc_cpu_select_fn mc_cpu_select_z_loss_grad;
 
 #endif

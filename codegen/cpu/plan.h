@@ -95,7 +95,6 @@ void mc_cpu_scratch(mc_cpu_plan *p, uint64_t n_bytes);
 bool mc_cpu_is_const(const mc_value *v, double *out); /* a scalar known at compile time */
 bool mc_cpu_in_state(const mc_value *v);              /* its batch stride is cache_cap rows */
 bool mc_cpu_in_gradient(const mc_value *v);           /* added to, nothing when the address is null */
-bool mc_cpu_in_gradient(const mc_value *v);           /* added to, nothing when the address is null */
 
 /* Dims of types, refused (and 0) when they leave the normal form. */
 mc_dim mc_cpu_product(mc_cpu_plan *p, const mc_type *t, int from, int to); /* of dims from..to-1; 1 when empty */

@@ -48,6 +48,12 @@ static mc_cpu_select_fn *const table[MC_N_OPCODES] = {
     [MC_OP_ROUTE_MASK] = mc_cpu_select_route_mask, [MC_OP_MOE_LOAD] = mc_cpu_select_load,
     [MC_OP_MOE_BALANCE] = mc_cpu_select_balance, [MC_OP_MOE_BALANCE_GRAD] = mc_cpu_select_balance_grad,
     [MC_OP_MOE_Z_LOSS] = mc_cpu_select_z_loss, [MC_OP_MOE_Z_LOSS_GRAD] = mc_cpu_select_z_loss_grad,
+    [MC_OP_GLU] = mc_cpu_select_flat, [MC_OP_GLU_GRAD] = mc_cpu_select_flat,
+    [MC_OP_UNARY_GRAD] = mc_cpu_select_flat, [MC_OP_FILL] = mc_cpu_select_flat,
+    [MC_OP_ACCUMULATE] = mc_cpu_select_accumulate, [MC_OP_MOE_GLU_GRAD] = mc_cpu_select_moe_glu_grad,
+    [MC_OP_NORM_GRAD] = mc_cpu_select_norm_grad, [MC_OP_SOFTMAX_GRAD] = mc_cpu_select_softmax_grad,
+    [MC_OP_ROUTE_RENORM_GRAD] = mc_cpu_select_renorm_grad, [MC_OP_ROW_DOT] = mc_cpu_select_row_dot,
+    [MC_OP_SUM_TO] = mc_cpu_select_sum_to, [MC_OP_UNSLICE] = mc_cpu_select_unslice,
 };
 /* clang-format on */
 

@@ -49,5 +49,14 @@ mc_cpu_select_fn mc_cpu_select_balance;
 mc_cpu_select_fn mc_cpu_select_balance_grad;
 mc_cpu_select_fn mc_cpu_select_z_loss;
 mc_cpu_select_fn mc_cpu_select_z_loss_grad;
+mc_cpu_select_fn mc_cpu_select_flat; /* grad_elementwise.c: glu, glu_grad, unary_grad, fill */
+mc_cpu_select_fn mc_cpu_select_accumulate;
+mc_cpu_select_fn mc_cpu_select_moe_glu_grad; /* grad_rows.c */
+mc_cpu_select_fn mc_cpu_select_norm_grad;
+mc_cpu_select_fn mc_cpu_select_softmax_grad;
+mc_cpu_select_fn mc_cpu_select_renorm_grad;
+mc_cpu_select_fn mc_cpu_select_row_dot;
+mc_cpu_select_fn mc_cpu_select_sum_to; /* grad_shape.c */
+mc_cpu_select_fn mc_cpu_select_unslice;
 
 #endif

@@ -422,12 +422,15 @@ try_maps(mc_bind *b, const char *name, mc_fault *error)
     return first;
 }
 
+/* Checkpoints of moec train have the model's own names, and f32 whatever the model stores: narrowing them is what the
+ * text asks for. A map that was named is used all the same. */
 moec_status
 mc_bind_create(const moec_abi_model *abi, mc_checkpoint *checkpoint, const char *map, bool allow_narrowing,
                mc_bind *out, mc_fault *error)
 {
-    *out = (mc_bind){.abi = abi, .checkpoint = checkpoint, .allow_narrowing = allow_narrowing};
-    moec_status s = mc_rules_parse(abi->rules, &out->rules, error);
+    bool own_names = !map && mc_checkpoint_is_own(checkpoint);
+    *out = (mc_bind){.abi = abi, .checkpoint = checkpoint, .allow_narrowing = allow_narrowing || own_names};
+    moec_status s = mc_rules_parse(own_names ? "" : abi->rules, &out->rules, error);
     if (s == MOEC_OK) s = collect_paths(out, error);
     if (s == MOEC_OK) s = try_maps(out, map, error);
     if (s != MOEC_OK) mc_bind_fini(out);

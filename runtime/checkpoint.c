@@ -190,6 +190,14 @@ mc_checkpoint_load(mc_checkpoint *c, mc_fault *error)
     return collect(c, error);
 }
 
+bool
+mc_checkpoint_is_own(const mc_checkpoint *c)
+{
+    for (size_t i = 0; i < c->n_shards; i++)
+        if (!mc_str_is(mc_st_note_of(&c->shards[i].file, "format"), "moec")) return false;
+    return c->n_shards > 0;
+}
+
 void
 mc_checkpoint_fini(mc_checkpoint *c)
 {

@@ -27,6 +27,8 @@ moec_status mc_checkpoint_find(const char *path, mc_checkpoint *out, mc_fault *e
 /* Maps and reads all files. */
 moec_status mc_checkpoint_load(mc_checkpoint *c, mc_fault *error) MOEC_MUST_USE;
 void mc_checkpoint_fini(mc_checkpoint *c);
+/* Whether moec wrote it: all files say so ("format": "moec"). Then tensors have the names of the model's weights. */
+bool mc_checkpoint_is_own(const mc_checkpoint *c);
 
 /* NULL when absent. The index is for `used`. */
 const mc_st_tensor *mc_checkpoint_get(const mc_checkpoint *c, mc_str name, uint32_t *out_index);

@@ -125,33 +125,46 @@ check_metadata(const char *path, json_t *metadata, mc_fault *error)
     return MOEC_OK;
 }
 
+/* Copies a text, with a zero behind it, to *at. */
+static mc_str
+keep_text(char **at, const char *text)
+{
+    size_t len = strlen(text);
+    mc_str kept = {memcpy(*at, text, len + 1), len};
+    *at += len + 1;
+    return kept;
+}
+
 static moec_status
 read_header(json_t *root, const unsigned char *data, uint64_t data_bytes, const char *path, mc_st_file *out,
             mc_fault *error)
 {
-    size_t name_bytes = 0, n = 0, at = 0;
+    json_t *metadata = json_object_get(root, "__metadata__");
+    size_t name_bytes = 0, n = 0;
     const char *key;
     json_t *value;
+    moec_status s = metadata ? check_metadata(path, metadata, error) : MOEC_OK;
+    if (s != MOEC_OK) return s;
     json_object_foreach(root, key, value)
     {
-        if (strcmp(key, "__metadata__") == 0) continue;
         name_bytes += strlen(key) + 1;
         n++;
     }
-    out->tensors = calloc(n ? n : 1, sizeof *out->tensors);
-    out->names = malloc(name_bytes ? name_bytes : 1);
-    if (!out->tensors || !out->names) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    json_object_foreach(metadata, key, value) name_bytes += strlen(key) + json_string_length(value) + 2;
+    out->tensors = calloc(n + 1, sizeof *out->tensors);
+    out->notes = calloc(json_object_size(metadata) + 1, sizeof *out->notes);
+    char *at = out->names = malloc(name_bytes + 1);
+    if (!out->tensors || !out->notes || !out->names) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    json_object_foreach(metadata, key, value)
+    {
+        out->notes[out->n_notes].key = keep_text(&at, key);
+        out->notes[out->n_notes++].value = keep_text(&at, json_string_value(value));
+    }
     json_object_foreach(root, key, value)
     {
-        moec_status s = MOEC_OK;
-        if (strcmp(key, "__metadata__") == 0) {
-            s = check_metadata(path, value, error);
-        } else {
+        if (strcmp(key, "__metadata__") != 0) {
             mc_st_tensor *t = &out->tensors[out->n_tensors++];
-            size_t len = strlen(key);
-            memcpy(out->names + at, key, len + 1);
-            t->name = (mc_str){out->names + at, len};
-            at += len + 1;
+            t->name = keep_text(&at, key);
             s = read_tensor(path, t, value, data_bytes, error);
             if (s == MOEC_OK) t->data = data + t->begin;
         }
@@ -186,6 +199,15 @@ void
 mc_st_fini(mc_st_file *file)
 {
     free(file->tensors);
+    free(file->notes);
     free(file->names);
     *file = (mc_st_file){0};
+}
+
+mc_str
+mc_st_note_of(const mc_st_file *file, const char *key)
+{
+    for (size_t i = 0; i < file->n_notes; i++)
+        if (mc_str_is(file->notes[i].key, key)) return file->notes[i].value;
+    return (mc_str){0};
 }

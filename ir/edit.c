@@ -34,6 +34,16 @@ mc_func_add_formal(mc_func *f, const mc_type *type, mc_str name)
     return v;
 }
 
+void
+mc_func_set_formals(mc_func *f, mc_value *const *formals, size_t n)
+{
+    f->formals.n = 0;
+    for (size_t i = 0; i < n; i++) {
+        formals[i]->index = (uint32_t)i;
+        mc_vec_push(f->module->arena, &f->formals, formals[i]);
+    }
+}
+
 static void
 unlink_use(mc_use *use)
 {

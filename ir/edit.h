@@ -6,6 +6,8 @@
 
 mc_func *mc_func_create(mc_module *m, mc_str name, mc_span span); /* appended to the module; names must be unique */
 mc_value *mc_func_add_formal(mc_func *f, const mc_type *type, mc_str name);
+/* Some of its formals, all that are used among them, in another order. */
+void mc_func_set_formals(mc_func *f, mc_value *const *formals, size_t n);
 void mc_func_remove(mc_func *f); /* nothing may refer to it any more */
 /* Reorders the module's list so that callees and bodies stand before their users. */
 void mc_module_sort_funcs(mc_module *m);

@@ -1,8 +1,9 @@
 /* lower-to-plan: every weight is replaced by the packed form that the target's kernels read.
  *
- *   needs     stage tensor or dist, experts expanded; option nr: columns of a panel
+ *   needs     stage tensor or dist, experts expanded; option nr: columns of a panel; option rows: for training
  *   keeps     every bit (packing moves elements and widens vectors to f32); leaves stage plan
- *   refuses   gate and up weights that cannot be one pair (E0507); ops that a plan cannot hold (E0405)
+ *   refuses   gate and up weights that cannot be one pair (E0507); ops that a plan cannot hold (E0405); with rows,
+ *             weights that are not f32 (E0509)
  *
  * before:  %w = weight {path = "q.weight", role = "attention"} : bf16[512, 256]
  *          %y = linear %x, %w
@@ -16,7 +17,11 @@
  *   embed (table), head_linear (w)                      rows          as stored
  *   everything else                                     rows          f32 (integers stay)
  *
- * A weight that is read in several ways is packed once for each.
+ * A weight that is read in several ways is packed once for each. With rows = 1 all are rows: kernels of training read
+ * the parameters where the caller has them. Each accumulate then gets the buffer that it adds to:
+ *
+ *          %g = packed {path = "q.weight", role = "attention", layout = "grad"} : f32[512, 256]
+ *          accumulate %dw, %g {path = "q.weight"}
  */
 #include "ir/build.h"
 #include "passes/match.h"
@@ -31,7 +36,9 @@ static const char *const layout_names[N_LAYOUTS] = {"rows", "rows", "panels", "p
 typedef struct lowering {
     mc_pass *pass;
     int64_t nr;
-    mc_map packed; /* key of the weights and layout -> mc_value */
+    bool rows;
+    mc_map packed; /* key of the weights and layout, or of a gradient -> mc_value */
+    mc_op *first;  /* of the function as it was: gradients go before it */
 } lowering;
 
 static layout
@@ -131,17 +138,88 @@ narrowed(lowering *l, mc_op *op, int operand, mc_value *packed)
     return mc_build1(&b, MC_OP_CAST, &packed, 1, &to, 1);
 }
 
+/* ---- training ---------------------------------------------------------------------------------------------------- */
+
+/* What a parameter is for is said by the weight of this path, which may stand in another function only: a gradient is
+ * often made without reading the weight. Paths in functions that do not belong together may be equal, so the nearest
+ * function before this one wins. */
+static mc_str
+role_of(const mc_op *accumulate)
+{
+    mc_str path = mc_attr_str(accumulate, "path"), role = MC_STR("dense");
+    bool root = mc_attr_bool(accumulate, "root");
+    MC_FOR_FUNCS(f, accumulate->func->module)
+    {
+        MC_FOR_OPS(op, f)
+        {
+            bool stored_here = op->opcode == MC_OP_WEIGHT || op->opcode == MC_OP_PACKED;
+            if (stored_here && mc_attr_bool(op, "root") == root && mc_str_eq(mc_attr_str(op, "path"), path))
+                role = mc_attr_str(op, "role");
+        }
+        if (f == accumulate->func) break;
+    }
+    return role;
+}
+
+/* Stands at the head of its function, before whatever might write into it. */
+static mc_value *
+gradient(lowering *l, const mc_op *accumulate)
+{
+    mc_str path = mc_attr_str(accumulate, "path");
+    bool root = mc_attr_bool(accumulate, "root");
+    mc_str key = mc_strf(l->pass->scratch, "grad,%d,%.*s", (int)root, MC_FMT(path));
+    mc_value *known = mc_map_get(&l->packed, key);
+    if (known) return known;
+    mc_builder b = mc_builder_before(l->first, l->pass->diags);
+    b.span = accumulate->span;
+    mc_named_attr attrs[] = {MC_A_STR("path", path), MC_A_BOOL("root", root), MC_A_STR("role", role_of(accumulate)),
+                             MC_A_STR("layout", MC_STR("grad"))};
+    const mc_type *type = mc_operand(accumulate, 0)->type;
+    mc_op *op = mc_build_typed(&b, MC_OP_PACKED, NULL, 0, attrs, sizeof attrs / sizeof attrs[0], &type, 1);
+    if (!op) return NULL;
+    op->results[0].name = MC_STR("grad");
+    mc_map_set(&l->packed, key, &op->results[0]);
+    return &op->results[0];
+}
+
+static bool
+check_f32(lowering *l, const mc_op *weight)
+{
+    const mc_type *t = weight->results[0].type;
+    return !mc_type_is_float(t) || t->dtype == MOEC_F32 ||
+           mc_error(l->pass->diags, weight->span, MC_E0509,
+                    "the parameter '%.*s' is stored in %s, and training works on f32: say 'precision { storage f32 }', "
+                    "or --set precision.storage=f32",
+                    MC_FMT(mc_attr_str(weight, "path")), moec_dtype_name(t->dtype));
+}
+
+/* ---- ops -----------------------------------------------------------------------------------------------------------
+ */
+
+static bool
+check_stage(lowering *l, const mc_op *op)
+{
+    if (mc_op_info_of(op)->stages & MC_IN_PLAN) return true;
+    return mc_error(l->pass->diags, op->span, MC_E0405, "a plan cannot hold '%s': run '%s' first",
+                    mc_op_info_of(op)->text, op->opcode == MC_OP_OUTPUT ? "autodiff" : "expand-moe");
+}
+
 static bool
 lower_op(lowering *l, mc_op *op)
 {
-    if (!(mc_op_info_of(op)->stages & MC_IN_PLAN))
-        return mc_error(l->pass->diags, op->span, MC_E0405, "a plan cannot hold '%s': run 'expand-moe' first",
-                        mc_op_info_of(op)->text);
-    if ((op->opcode == MC_OP_GATED_LINEAR || op->opcode == MC_OP_MOE_FFN_UP) && !lower_pair(l, op)) return false;
+    if (!check_stage(l, op)) return false;
+    bool pair = op->opcode == MC_OP_GATED_LINEAR || op->opcode == MC_OP_MOE_FFN_UP;
+    if (pair && !l->rows && !lower_pair(l, op)) return false;
+    if (op->opcode == MC_OP_ACCUMULATE && !mc_operand_named(op, "gradient")) {
+        mc_value *buffer = gradient(l, op);
+        if (!buffer) return false;
+        mc_op_set_operand(op, mc_operand_index(MC_OP_ACCUMULATE, "gradient"), buffer);
+    }
     for (int i = 0; i < op->n_operands; i++) {
         mc_op *weight = mc_operand(op, i) ? stored(mc_operand(op, i)) : NULL;
         if (!weight) continue;
-        mc_value *packed = pack(l, weight, NULL, layout_for(op, i));
+        if (l->rows && !check_f32(l, weight)) return false;
+        mc_value *packed = pack(l, weight, NULL, l->rows ? ROWS_F32 : layout_for(op, i));
         if (packed) packed = narrowed(l, op, i, packed);
         if (!packed) return false;
         mc_op_set_operand(op, i, packed);
@@ -165,7 +243,7 @@ sweep(mc_func *f)
 static mc_pass_result
 run(mc_pass *p, mc_func *f)
 {
-    lowering l = {.pass = p, .nr = mc_pass_option(p, "nr")};
+    lowering l = {.pass = p, .nr = mc_pass_option(p, "nr"), .rows = mc_pass_option(p, "rows") != 0, .first = f->first};
     mc_map_init(&l.packed, p->scratch);
     MC_FOR_OPS(op, f)
     {

@@ -10,7 +10,7 @@
  *
  * Formals are ARG, packed WEIGHT, const CONST, reshape VIEW of its operand, returned values RESULT (through a copy when
  * the value is no op's own result, or is returned twice), histories read only as keys and values STATE, all others
- * SLOT.
+ * SLOT. What linear_dw, grouped_dw or embed_dw make for an accumulate alone is a VIEW of the gradient: they add to it.
  *
  * Slots are regions of the function's frame. One sweep in order of execution gives each value the free slot that fits
  * best among those whose sizes have the same symbols; sizes with different symbols cannot be compared before run time.
@@ -79,6 +79,18 @@ read_only_as_history(const mc_value *v)
     return true;
 }
 
+/* The gradient that v is added to, when its op can add in place and nothing else reads it. The buffer has its place
+ * already if it stands before. */
+static mc_value *
+gradient_of(const mc_value *v)
+{
+    mc_opcode made_by = v->def->opcode;
+    bool adds = made_by == MC_OP_LINEAR_DW || made_by == MC_OP_GROUPED_DW || made_by == MC_OP_EMBED_DW;
+    if (!adds || !mc_value_has_one_use(v) || v->uses->user->opcode != MC_OP_ACCUMULATE) return NULL;
+    mc_value *buffer = mc_operand_named(v->uses->user, "gradient");
+    return buffer && buffer != v && buffer->place.kind == MC_PLACE_WEIGHT ? buffer : NULL;
+}
+
 /* Which result of its function v is; -1: none. */
 static int
 result_index(const mc_value *v)
@@ -101,6 +113,7 @@ place_values(mc_func *f)
         for (int i = 0; i < op->n_results; i++) {
             mc_value *v = &op->results[i];
             int result = result_index(v);
+            mc_value *gradient = gradient_of(v);
             v->place = (mc_place){.kind = MC_PLACE_SLOT};
             if (op->opcode == MC_OP_PACKED)
                 v->place = (mc_place){.kind = MC_PLACE_WEIGHT, .index = n_weights++};
@@ -108,6 +121,8 @@ place_values(mc_func *f)
                 v->place = (mc_place){.kind = MC_PLACE_CONST};
             else if (op->opcode == MC_OP_RESHAPE)
                 v->place = (mc_place){.kind = MC_PLACE_VIEW, .base = root(mc_operand(op, 0))};
+            else if (gradient)
+                v->place = (mc_place){.kind = MC_PLACE_VIEW, .base = gradient};
             else if (op->opcode == MC_OP_CACHE && read_only_as_history(v))
                 v->place = (mc_place){.kind = MC_PLACE_STATE, .index = state};
             else if (result >= 0)

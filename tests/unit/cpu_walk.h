@@ -106,7 +106,7 @@ walk_pack(const moec_abi_weight *w, walk_source source)
 {
     moec_dtype dtype = (moec_dtype)w->dtype;
     mc_ref_tensor t = walk_fetch(w, w->path, source), t2 = t;
-    if (w->layout == MOEC_ABI_ROWS) {
+    if (w->layout == MOEC_ABI_ROWS || w->layout == MOEC_ABI_GRAD) {
         void *rows = walk_poisoned(t.n * (int64_t)moec_dtype_bytes(dtype));
         for (int64_t i = 0; i < t.n; i++) mc_store_elem(dtype, rows, (size_t)i, mc_ref_tensor_get(&t, i));
         return rows;
@@ -137,13 +137,13 @@ walk_fail(const mc_diags *d)
 }
 
 static inline void
-walk_open(walk *w, const mc_module *plan, walk_source source, mc_diags *d)
+walk_open_for(walk *w, const mc_cpu_target *target, const mc_module *plan, walk_source source, mc_diags *d)
 {
-    mc_cpu_options options = {.name = MC_STR("test-model")};
+    mc_cpu_options options = {.name = MC_STR("test-model"), .target = *target};
     mc_cpu_result r;
     mc_buf object = {0};
     *w = (walk){.arena = mc_arena_create(), .n_threads = 1};
-    if (!mc_cpu_target_find("native", d, &options.target) || !mc_cpu_compile(plan, &options, d, &r)) walk_fail(d);
+    if (!mc_cpu_compile(plan, &options, d, &r)) walk_fail(d);
     if (!mc_cpu_emit(&r, MC_EMIT_OBJECT, d, &object)) walk_fail(d);
     w->jit = mc_jit_load(object.data, object.len, d);
     mc_buf_fini(&object);
@@ -157,6 +157,14 @@ walk_open(walk *w, const mc_module *plan, walk_source source, mc_diags *d)
     w->weights = MC_NEW_N(w->arena, void *, w->abi->n_weights);
     w->states = MC_NEW_N(w->arena, void *, w->abi->n_states);
     for (uint32_t i = 0; i < w->abi->n_weights; i++) w->weights[i] = walk_pack(&w->abi->weights[i], source);
+}
+
+static inline void
+walk_open(walk *w, const mc_module *plan, walk_source source, mc_diags *d)
+{
+    mc_cpu_target target;
+    if (!mc_cpu_target_find("native", d, &target)) walk_fail(d);
+    walk_open_for(w, &target, plan, source, d);
 }
 
 static inline void

@@ -1,0 +1,170 @@
+/* What training adds to routing, and the small derivatives beside it, on the CPU backend against the interpreter. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "tests/unit/cpu_pair.h"
+
+/* ---- routing --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct routing {
+    int64_t B, S, k, E;
+    int64_t lo; /* -1: dropped choices among the ids; ids go up to E + 2, identity experts */
+} routing;
+
+static const routing routings[] = {{2, 0, 2, 8, -1},   {1, 1, 1, 1, 0},      {3, 17, 2, 5, -1}, {1, 5, 8, 64, 0},
+                                   {2, 33, 4, 17, -1}, {2, 100, 6, 130, -1}, {0, 4, 2, 8, 0}};
+enum { N_ROUTINGS = sizeof routings / sizeof *routings };
+
+static const char route_text[] =
+    "moir 1 stage=tensor\n"
+    "dim B in 0..64\n"
+    "dim S in 0..4096\n"
+    "model @m(%%w: f32[B, S, %d], %%ids: i32[B, S, %d], %%x: f32[B, S, %d], %%d: f32[]) -> "
+    "(f32[B, S, %d], f32[B, S, %d], f32[2, %d]) {\n"
+    "  %%a = route.scatter %%w, %%ids {experts = %d} : f32[B, S, %d]\n"
+    "  %%b = route.mask %%w, %%ids {from = %d} : f32[B, S, %d]\n"
+    "  %%c = moe.load %%w, %%ids {experts = %d} : f32[2, %d]\n"
+    "  return %%a, %%b, %%c\n"
+    "}\n";
+
+static void
+routing_inputs(pair *p, const routing *r, mc_ref_tensor *inputs)
+{
+    const int64_t choices[] = {r->B, r->S, r->k}, scores[] = {r->B, r->S, r->E};
+    pair_normal(p, &inputs[0], choices, 3, 1);
+    pair_ids(p, &inputs[1], choices, 3, r->lo, r->E + 2);
+    pair_normal(p, &inputs[2], scores, 3, 3);
+    pair_normal(p, &inputs[3], NULL, 0, 1);
+}
+
+START_TEST(choices_scattered_masked_counted)
+{
+    const routing *r = &routings[_i];
+    int k = (int)r->k, n = (int)r->E;
+    char text[2048];
+    snprintf(text, sizeof text, route_text, k, k, n, n, k, n, n, n, n - 1, k, n, n);
+    mc_ref_tensor inputs[4];
+    pair p;
+    pair_open(&p, (uint64_t)_i);
+    routing_inputs(&p, r, inputs);
+    pair_check(&p, text, inputs, MC_TOL_NORM);
+    pair_close(&p);
+}
+END_TEST
+
+static const char loss_text[] =
+    "moir 1 stage=tensor\n"
+    "dim B in 0..64\n"
+    "dim S in 0..4096\n"
+    "model @m(%%w: f32[B, S, %d], %%ids: i32[B, S, %d], %%x: f32[B, S, %d], %%d: f32[]) -> "
+    "(f32[], f32[], f32[], f32[B, S, %d], f32[B, S, %d], f32[B, S, %d], f32[B, S, %d], f32[B, S, %d]) {\n"
+    "  %%p = softmax %%x : f32[B, S, %d]\n"
+    "  %%a = moe.balance %%p, %%ids : f32[]\n"
+    "  %%b = moe.balance %%p, %%ids {per = \"sequence\"} : f32[]\n"
+    "  %%c = moe.z_loss %%x : f32[]\n"
+    "  %%e = moe.balance_grad %%ids, %%d : f32[B, S, %d]\n"
+    "  %%f = moe.balance_grad %%ids, %%d {per = \"sequence\"} : f32[B, S, %d]\n"
+    "  %%g = moe.z_loss_grad %%x, %%d : f32[B, S, %d]\n"
+    "  %%one = const {value = 0.25} : f32[]\n"
+    "  %%h = moe.balance_grad %%ids, %%one : f32[B, S, %d]\n"
+    "  %%i = moe.z_loss_grad %%x, %%one : f32[B, S, %d]\n"
+    "  return %%a, %%b, %%c, %%e, %%f, %%g, %%h, %%i\n"
+    "}\n";
+
+START_TEST(losses_and_their_derivatives)
+{
+    const routing *r = &routings[_i];
+    int k = (int)r->k, n = (int)r->E;
+    char text[4096];
+    snprintf(text, sizeof text, loss_text, k, k, n, n, n, n, n, n, n, n, n, n, n, n);
+    mc_ref_tensor inputs[4];
+    pair p;
+    pair_open(&p, 100 + (uint64_t)_i);
+    routing_inputs(&p, r, inputs);
+    pair_check(&p, text, inputs, MC_TOL_NORM);
+    pair_close(&p);
+}
+END_TEST
+
+/* ---- embed_dw -------------------------------------------------------------------------------------------------------
+ */
+
+static const struct embedding {
+    int64_t n, V, D;
+} embeddings[] = {{0, 5, 7}, {1, 1, 1}, {40, 11, 33}, {17, 300, 64}, {100, 3, 100}, {9, 4, 16}};
+
+START_TEST(rows_added_to_a_table)
+{
+    const struct embedding *e = &embeddings[_i];
+    int V = (int)e->V, D = (int)e->D;
+    char text[512];
+    snprintf(text, sizeof text,
+             "moir 1 stage=tensor\n"
+             "dim T in 0..4096\n"
+             "model @m(%%ids: i32[T], %%dy: f32[T, %d]) -> (f32[%d, %d]) {\n"
+             "  %%t = embed_dw %%ids, %%dy : f32[%d, %d]\n"
+             "  return %%t\n"
+             "}\n",
+             D, V, D, V, D);
+    mc_ref_tensor inputs[2];
+    pair p;
+    pair_open(&p, (uint64_t)_i);
+    pair_ids(&p, &inputs[0], (int64_t[]){e->n}, 1, 0, e->V);
+    pair_normal(&p, &inputs[1], (int64_t[]){e->n, e->D}, 2, 1);
+    pair_check(&p, text, inputs, MC_TOL_MATMUL);
+    pair_close(&p);
+}
+END_TEST
+
+/* ---- rope -----------------------------------------------------------------------------------------------------------
+ */
+
+static const char *const rotations[] = {
+    "theta = 10000.0",
+    "theta = 500000.0, adjacent = true",
+    "theta = 10000.0, dims = 6",
+    "theta = 10000.0, dims = 10, adjacent = true",
+    "theta = 10000.0, scaling = \"linear\", args = [4.0]",
+    "theta = 10000.0, scaling = \"llama3\", args = [8.0, 1.0, 4.0, 64.0]",
+    "theta = 10000.0, scaling = \"yarn\", args = [4.0, 64.0, 32.0, 1.0, 0.0, 0.0, 1.0, 0.0]",
+};
+enum { N_ROTATIONS = sizeof rotations / sizeof *rotations };
+
+START_TEST(rotations_both_ways)
+{
+    char text[1024];
+    snprintf(text, sizeof text,
+             "moir 1 stage=tensor\n"
+             "dim B in 0..64\n"
+             "dim S in 0..4096\n"
+             "model @m(%%x: f32[B, S, 3, 22]) -> (f32[B, S, 3, 22], f32[B, S, 3, 22]) {\n"
+             "  %%a = rope %%x {%s} : f32[B, S, 3, 22]\n"
+             "  %%b = rope %%x {%s, inverse = true} : f32[B, S, 3, 22]\n"
+             "  return %%a, %%b\n"
+             "}\n",
+             rotations[_i], rotations[_i]);
+    mc_ref_tensor x;
+    pair p;
+    pair_open(&p, (uint64_t)_i);
+    pair_normal(&p, &x, (int64_t[]){2, 19, 3, 22}, 4, 1);
+    pair_check(&p, text, &x, MC_TOL_NORM);
+    pair_close(&p);
+}
+END_TEST
+
+int
+main(void)
+{
+    Suite *suite = suite_create("cpu_grad_route");
+    TCase *t = tcase_create("cpu_grad_route");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, choices_scattered_masked_counted, 0, N_ROUTINGS);
+    tcase_add_loop_test(t, losses_and_their_derivatives, 0, N_ROUTINGS);
+    tcase_add_loop_test(t, rows_added_to_a_table, 0, sizeof embeddings / sizeof *embeddings);
+    tcase_add_loop_test(t, rotations_both_ways, 0, N_ROTATIONS);
+    suite_add_tcase(suite, t);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -17,7 +17,8 @@
  *          %z = moe.z_loss %logits                      output %z {name = "z", sum = true}
  *
  * The losses are raw: their coefficients are cotangents. Scores that do not add up to 1 (sigmoid) are normalised first.
- * Shared experts, which a route with constant scores always chooses, have none of this.
+ * Shared experts, which a route with constant scores always chooses, have none of this; their scores become a fill, so
+ * that nothing goes back through them.
  */
 #include "ir/build.h"
 #include "passes/match.h"
@@ -167,12 +168,30 @@ find_scores(const mc_op *choice)
     return s;
 }
 
-/* Shared experts: equal scores for all, made by a clamp to one number. */
+/* Shared experts: equal scores for all, made by a clamp to one number (or by this pass, in an earlier run). */
 static bool
 is_constant_route(const mc_op *choice)
 {
-    const mc_op *clamp = choice ? mc_def_is(mc_operand(choice, 0), MC_OP_CLAMP) : NULL;
-    return clamp && mc_attr_float(clamp, "lo") == mc_attr_float(clamp, "hi");
+    const mc_op *def = choice && choice->opcode == MC_OP_ROUTE_TOP ? mc_operand(choice, 0)->def : NULL;
+    if (!def) return false;
+    if (def->opcode == MC_OP_FILL) return true;
+    return def->opcode == MC_OP_CLAMP && mc_attr_float(def, "lo") == mc_attr_float(def, "hi");
+}
+
+/* A NaN under the clamp is one in the experts' input, too, and reaches the result that way. */
+static bool
+fill_scores(watcher *w, const mc_op *choice)
+{
+    mc_op *clamp = mc_def_is(mc_operand(choice, 0), MC_OP_CLAMP);
+    if (!clamp) return true;
+    mc_builder b = mc_builder_before(clamp, w->pass->diags);
+    mc_named_attr value = MC_A_FLOAT("value", mc_attr_float(clamp, "lo"));
+    const mc_type *type = clamp->results[0].type;
+    mc_op *fill = mc_build_typed(&b, MC_OP_FILL, NULL, 0, &value, 1, &type, 1);
+    if (!fill) return false;
+    mc_value_replace_uses(&clamp->results[0], &fill->results[0]);
+    w->any = true;
+    return true;
 }
 
 static bool
@@ -191,7 +210,7 @@ stands_in(const mc_value *weights)
     return cast && !mc_type_is_float(mc_operand(cast, 0)->type);
 }
 
-static void
+static bool
 find_site(watcher *w, mc_op *dispatch)
 {
     site s = {.dispatch = dispatch, .weights = mc_operand(dispatch, 0), .ids = mc_operand(dispatch, 1)};
@@ -204,14 +223,16 @@ find_site(watcher *w, mc_op *dispatch)
     bool chooses = def && (def->opcode == MC_OP_ROUTE_TOP || def->opcode == MC_OP_ROUTE_CHOOSE ||
                            def->opcode == MC_OP_ROUTE_SPARSEMIXER);
     s.choice = chooses ? def : NULL;
-    if (is_constant_route(s.choice) || is_watched(s.ids)) return;
+    if (is_constant_route(s.choice)) return fill_scores(w, s.choice);
+    if (is_watched(s.ids)) return true;
     if (stands_in(s.weights)) s.weights = s.choice ? mc_result(s.choice, 0) : NULL;
     for (size_t i = 0; i < w->sites.n; i++) {
         if (w->sites.items[i].ids != s.ids) continue;
         if (!w->sites.items[i].weights) w->sites.items[i] = s;
-        return;
+        return true;
     }
     mc_vec_push(w->pass->scratch, &w->sites, s);
+    return true;
 }
 
 /* ---- what is added -------------------------------------------------------------------------------------------------
@@ -311,12 +332,12 @@ watch(watcher *w, mc_func *f)
 {
     w->sites.n = 0;
     mc_map_init(&w->names, w->pass->scratch);
+    bool ok = true;
     MC_FOR_OPS(op, f)
     {
         if (op->opcode == MC_OP_OUTPUT) mc_map_set(&w->names, mc_attr_str(op, "name"), w);
-        if (op->opcode == MC_OP_MOE_DISPATCH) find_site(w, op);
+        if (op->opcode == MC_OP_MOE_DISPATCH) ok = find_site(w, op) && ok;
     }
-    bool ok = true;
     for (size_t i = 0; i < w->sites.n; i++) {
         const site *at = &w->sites.items[i];
         mc_builder b = mc_builder_before(at->dispatch, w->pass->diags);

@@ -37,7 +37,7 @@ end_part(mc_kb *kb, part *t)
 static void
 emit_copy(mc_kb *kb, LLVMValueRef from, LLVMValueRef shift, LLVMValueRef to, LLVMValueRef begin, LLVMValueRef end)
 {
-    kb_vloop v = kb_vloop_begin(kb, begin, end, 0, NULL);
+    kb_vloop v = kb_vloop_begin(kb, begin, kb_max(kb, begin, end), 0, NULL);
     while (kb_vloop_next(kb, &v)) {
         LLVMValueRef e = kb_const(kb->vf, 0);
         if (from) e = kb_load_f32(kb, MOEC_F32, kb_elem(kb, from, kb_sub(kb, v.i, shift), 4), v.lanes, v.mask);

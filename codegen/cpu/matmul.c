@@ -1,5 +1,6 @@
 /* Launches of the matrix kernels (gemm.h): which kind and weight format, and where its arguments come from. Shapes are
- * run-time arguments, so a model has one kernel for each kind, format and activation. */
+ * run-time arguments, so a model has one kernel for each kind, format and activation. Weights that lie row by row, as
+ * in training, have kernels of their own (matmul_train.c). */
 #include "codegen/cpu/gemm.h"
 #include "codegen/cpu/select.h"
 
@@ -68,10 +69,26 @@ kernel_for(mc_cpu_plan *p, const mc_op *op, mc_gemm_kind kind, moec_dtype weight
     return kernel;
 }
 
+static bool
+lies_in_rows(const mc_op *op, const ports *at)
+{
+    const mc_op *w = mc_operand(op, at->w)->def;
+    bool pair = at->kind == MC_GEMM_GATED || at->kind == MC_GEMM_MOE_UP;
+    return !pair && w && w->opcode == MC_OP_PACKED && mc_str_is(mc_attr_str(w, "layout"), "rows");
+}
+
 void
 mc_cpu_select_matmul(mc_cpu_plan *p, const mc_op *op)
 {
     ports at = ports_of(op->opcode);
+    if (lies_in_rows(op, &at)) {
+        mc_cpu_select_matmul_train(p, op);
+        return;
+    }
+    if (op->opcode == MC_OP_GROUPED_MATMUL && mc_operand(op, 5)) {
+        mc_cpu_refuse(p, "rows are gathered only where weights lie row by row");
+        return;
+    }
     if (!check_operands(p, op, &at)) return;
     const mc_value *x = mc_operand(op, 0), *w = mc_operand(op, at.w), *y = mc_result(op, 0);
     bool grouped = at.offsets >= 0;

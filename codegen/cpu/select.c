@@ -15,6 +15,8 @@ static mc_cpu_select_fn *const table[MC_N_OPCODES] = {
     [MC_OP_LINEAR] = mc_cpu_select_matmul, [MC_OP_GATED_LINEAR] = mc_cpu_select_matmul,
     [MC_OP_GROUPED_MATMUL] = mc_cpu_select_matmul, [MC_OP_MOE_FFN_UP] = mc_cpu_select_matmul,
     [MC_OP_MOE_FFN_DOWN] = mc_cpu_select_matmul,
+    [MC_OP_LINEAR_DX] = mc_cpu_select_matmul_train, [MC_OP_LINEAR_DW] = mc_cpu_select_matmul_train,
+    [MC_OP_GROUPED_DX] = mc_cpu_select_matmul_train, [MC_OP_GROUPED_DW] = mc_cpu_select_matmul_train,
     [MC_OP_EMBED] = mc_cpu_select_embed, [MC_OP_CAST] = mc_cpu_select_cast,
     [MC_OP_RMSNORM] = mc_cpu_select_norm, [MC_OP_LAYERNORM] = mc_cpu_select_norm, [MC_OP_L2NORM] = mc_cpu_select_norm,
     [MC_OP_SOFTMAX] = mc_cpu_select_softmax, [MC_OP_ROUTE_RENORM] = mc_cpu_select_renorm,

@@ -12,9 +12,10 @@ bool mc_cpu_select(mc_cpu_plan *p, const mc_op *op);
 /* Whether the backend has code for this op at all, for tables of coverage. */
 bool mc_cpu_supports(mc_opcode opcode);
 
-mc_cpu_select_fn mc_cpu_select_matmul;      /* matmul.c: linear, gated_linear, grouped_matmul, moe.ffn_* */
-mc_cpu_select_fn mc_cpu_select_head_linear; /* heads.c */
-mc_cpu_select_fn mc_cpu_select_embed;       /* embed.c */
+mc_cpu_select_fn mc_cpu_select_matmul;       /* matmul.c: linear, gated_linear, grouped_matmul, moe.ffn_* */
+mc_cpu_select_fn mc_cpu_select_matmul_train; /* matmul_train.c: linear_dx, linear_dw, grouped_dx, grouped_dw */
+mc_cpu_select_fn mc_cpu_select_head_linear;  /* heads.c */
+mc_cpu_select_fn mc_cpu_select_embed;        /* embed.c */
 mc_cpu_select_fn mc_cpu_select_embed_dw;
 mc_cpu_select_fn mc_cpu_select_elementwise; /* elementwise.c */
 mc_cpu_select_fn mc_cpu_select_cast;

@@ -2,6 +2,7 @@
  * one and many, from 1 to 3 threads and vectors of half the width, whose results must be equal bit for bit. A module is
  * compiled once for each width and run for several T. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#include "tests/support/synthetic.h"
 #include "tests/unit/cpu_pair.h"
 
 enum { N_TOKENS = 4 };
@@ -361,6 +362,62 @@ START_TEST(scalars)
 }
 END_TEST
 
+/* ---- forward kernels in a plan of training
+ * ---------------------------------------------------------------------------- Parameters are f32 rows, a scalar among
+ * them; nothing is cached. */
+
+static const char FORWARD[] =
+    "moir 1 stage=tensor\ndim B\ndim S in 1..100\n"
+    "model @m(%ids: i32[B, S], %gain: f32[]) -> (f32[B, S, 24], f32[B, S, 24], f32[B, S, 3, 8], f32[B, S, 24]) {\n"
+    "  %table = weight {path = \"table\", role = \"embed\"} : f32[11, 24]\n"
+    "  %w = weight {path = \"norm\", role = \"norm\"} : f32[24]\n"
+    "  %b = weight {path = \"b\", role = \"dense\"} : f32[24]\n"
+    "  %scalar = weight {path = \"scalar\", role = \"dense\"} : f32[]\n"
+    "  %x = embed %ids, %table : f32[B, S, 24]\n"
+    "  %n = rmsnorm %x, %w {eps = 0.001, plus_one = true} : f32[B, S, 24]\n"
+    "  %y = add %n, %b : f32[B, S, 24]\n"
+    "  %l = layernorm %x, %w, %b {eps = 0.001} : f32[B, S, 24]\n"
+    "  %q0 = reshape %n : f32[B, S, 3, 8]\n  %q = rope %q0 {theta = 10000.0} : f32[B, S, 3, 8]\n"
+    "  %k0 = reshape %y : f32[B, S, 3, 8]\n  %k = rope %k0 {theta = 10000.0} : f32[B, S, 3, 8]\n"
+    "  %v = reshape %l : f32[B, S, 3, 8]\n"
+    "  %o = sdpa %q, %k, %v {scale = 0.35} : f32[B, S, 3, 8]\n"
+    "  %s = mul %o, %scalar : f32[B, S, 3, 8]\n  %z = mul %y, %gain : f32[B, S, 24]\n"
+    "  return %y, %l, %s, %z\n}\n";
+
+START_TEST(forward)
+{
+    static const int64_t SHAPES[][2] = {{1, 1}, {2, 5}, {3, 67}};
+    pair p;
+    mc_synthetic weights;
+    pair_open(&p, 11);
+    mc_synthetic_init(&weights, p.x.arena, 4);
+    mc_module *plan = mc_ir_read(&p.x, FORWARD), *m = mc_ir_read(&p.x, FORWARD);
+    mc_pass_options options = mc_pass_options_default();
+    if (!m || !mc_run_pipeline(plan, MC_STR("lower-to-plan{rows=1},plan-memory"), &options, &p.x.diags))
+        walk_fail(&p.x.diags);
+    walk w;
+    walk_open(&w, plan, (walk_source){mc_ref_synthetic_weight, &weights}, &p.x.diags);
+    mc_ref_options ref_options = {.weight = mc_ref_synthetic_weight, .weight_user = &weights};
+    mc_ref *ref = mc_ref_create(m, &ref_options, &p.x.diags);
+    if (!ref) walk_fail(&p.x.diags);
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
+        mc_ref_tensor inputs[2], want[4], got[4];
+        pair_ids(&p, &inputs[0], SHAPES[i], 2, 0, 11);
+        pair_normal(&p, &inputs[1], NULL, 0, 1);
+        if (!mc_ref_run(ref, NULL, inputs, 2, p.x.arena, want, 4)) walk_fail(&p.x.diags);
+        for (w.n_threads = 1; w.n_threads <= 3; w.n_threads++) {
+            walk_forget(&w);
+            w.cache_cap = SHAPES[i][1];
+            walk_run(&w, inputs, p.x.arena, got);
+            for (int r = 0; r < 4; r++) pair_compare(FORWARD, r, &got[r], &want[r], MC_TOL_ATTENTION);
+        }
+    }
+    mc_ref_destroy(ref);
+    walk_close(&w);
+    pair_close(&p);
+}
+END_TEST
+
 /* ---- accumulate ----------------------------------------------------------------------------------------------------
  */
 
@@ -437,6 +494,7 @@ main(void)
     tcase_add_loop_test(t, unslice, 0, N_SLICES);
     tcase_add_test(t, fill);
     tcase_add_test(t, scalars);
+    tcase_add_test(t, forward);
     tcase_add_test(t, accumulate);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);

@@ -15,6 +15,7 @@ ALLOWED = {
     "frontend": ["ir/", "runtime/base/", "moec/base.h"],
     "passes": ["ir/", "runtime/base/", "moec/base.h"],
     "codegen": ["ir/", "runtime/base/", "runtime/abi.h", "moec/base.h"],
+    "driver/train": ["runtime/", "moec/"],
     "driver": [""],
 }
 

@@ -155,6 +155,7 @@ match_up(mc_pass *p, const mc_value *h, gated *g, mc_op **permute)
     *permute = mc_def_is(mc_operand(g->gate, 0), MC_OP_MOE_PERMUTE);
     if (!*permute) return "gate and up do not read permuted rows directly";
     if (mc_operand_named(*permute, "gates")) return "the routing weights are on the experts' input";
+    if (mc_operand_named(g->gate, "rows") || mc_operand_named(g->up, "rows")) return "gate or up gathers its rows";
     const mc_value *offsets = mc_operand_named(*permute, "offsets");
     if (mc_operand_named(g->gate, "offsets") != offsets || mc_operand_named(g->up, "offsets") != offsets)
         return "gate, up and permute have different offsets";
@@ -193,6 +194,7 @@ match_down(mc_pass *p, const mc_op *unpermute, mc_op **down)
     if (!mc_value_has_one_use(y)) return refusal(p, "the '%s' has another use", *down);
     if (mc_operand_named(*down, "offsets") != mc_operand_named(unpermute, "offsets"))
         return "the down projection and unpermute have different offsets";
+    if (mc_operand_named(*down, "rows")) return "the down projection gathers its rows";
     return NULL;
 }
 
@@ -305,7 +307,6 @@ fuse_down(mc_pass *p, mc_op *unpermute)
     const char *why = match_down(p, unpermute, &down);
     if (!why && mc_operand_named(down, "bias")) why = "it has a bias";
     if (!why && mc_operand_named(down, "scale")) why = "it has a scale";
-    if (!why && mc_operand_named(down, "rows")) why = "it gathers its rows";
     if (why) {
         mc_remark(p->diags, unpermute->span, MC_R0502, "the down projection is not fused: %s", why);
         return MC_UNCHANGED;

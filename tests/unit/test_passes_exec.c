@@ -20,6 +20,7 @@ static const char *const pipelines[] = {
     "expand-moe",
     "expand-moe,@simplify",
     "expand-moe,@simplify,fuse-moe,@simplify",
+    "expand-moe,@simplify,fuse-moe{train=1},@simplify",
     "@unfused",
     "@default",
     "expand-moe,fuse-moe,lower-to-plan{nr=32},plan-memory",

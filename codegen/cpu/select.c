@@ -46,6 +46,7 @@ static mc_cpu_select_fn *const table[MC_N_OPCODES] = {
     [MC_OP_MOE_DISPATCH] = mc_cpu_select_dispatch, [MC_OP_MOE_CAPACITY] = mc_cpu_select_capacity,
     [MC_OP_MOE_PERMUTE] = mc_cpu_select_permute, [MC_OP_MOE_UNPERMUTE] = mc_cpu_select_unpermute,
     [MC_OP_MOE_IDENTITY] = mc_cpu_select_identity,
+    [MC_OP_SDPA_GRAD] = mc_cpu_select_attention_grad,
     [MC_OP_EMBED_DW] = mc_cpu_select_embed_dw, [MC_OP_ROUTE_SCATTER] = mc_cpu_select_route_scatter,
     [MC_OP_ROUTE_MASK] = mc_cpu_select_route_mask, [MC_OP_MOE_LOAD] = mc_cpu_select_load,
     [MC_OP_MOE_BALANCE] = mc_cpu_select_balance, [MC_OP_MOE_BALANCE_GRAD] = mc_cpu_select_balance_grad,

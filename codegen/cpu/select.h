@@ -24,10 +24,11 @@ mc_cpu_select_fn mc_cpu_select_softmax;
 mc_cpu_select_fn mc_cpu_select_renorm;
 mc_cpu_select_fn mc_cpu_select_rope; /* rope.c */
 mc_cpu_select_fn mc_cpu_select_position;
-mc_cpu_select_fn mc_cpu_select_attention; /* attention.c: sdpa, latent_sdpa */
-mc_cpu_select_fn mc_cpu_select_top_keys;  /* top_keys.c */
-mc_cpu_select_fn mc_cpu_select_move;      /* move.c: copy, split, concat, slice, expand, tile, transpose */
-mc_cpu_select_fn mc_cpu_select_cache;     /* state.c */
+mc_cpu_select_fn mc_cpu_select_attention;      /* attention.c: sdpa, latent_sdpa */
+mc_cpu_select_fn mc_cpu_select_attention_grad; /* grad_attention.c */
+mc_cpu_select_fn mc_cpu_select_top_keys;       /* top_keys.c */
+mc_cpu_select_fn mc_cpu_select_move;           /* move.c: copy, split, concat, slice, expand, tile, transpose */
+mc_cpu_select_fn mc_cpu_select_cache;          /* state.c */
 mc_cpu_select_fn mc_cpu_select_conv1d;
 mc_cpu_select_fn mc_cpu_select_selective_scan; /* scan.c */
 mc_cpu_select_fn mc_cpu_select_delta_scan;

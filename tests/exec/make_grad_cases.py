@@ -18,7 +18,8 @@ torch.set_default_dtype(torch.float64)
 
 
 def text_type(a, dtype="f32"):
-    return case_text.type_of(np.asarray(a), dtype)
+    a = np.asarray(a)
+    return case_text.type_of(a, dtype) if a.ndim else dtype  # as the printer writes a scalar
 
 
 def module(name, comment, inputs, ops, symbol=""):

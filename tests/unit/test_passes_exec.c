@@ -27,6 +27,17 @@ static const char *const pipelines[] = {
 };
 enum { N_PIPELINES = sizeof pipelines / sizeof pipelines[0] };
 
+/* Of the golden inputs these take the ones that can be trained: stateless or without a past, and in f32 for plans. */
+static const struct training {
+    const char *pipeline;
+    int least;
+} trainings[] = {
+    {"expand-moe,@simplify,routing-losses,fuse-moe{train=1},autodiff,@simplify", 40},
+    {"expand-moe,@simplify,routing-losses,fuse-moe{train=1},autodiff{recompute=1},@simplify", 40},
+    {"@train", 40},
+};
+enum { N_TRAININGS = sizeof trainings / sizeof trainings[0] };
+
 static mc_arena *files_arena;
 static mc_paths cases, goldens, carvings, absorbed;
 
@@ -342,6 +353,13 @@ START_TEST(test_goldens)
 }
 END_TEST
 
+/* A model that is prepared for training gives its results, with the same bits, and then what backward needs. */
+START_TEST(test_training)
+{
+    compare_all(&goldens, trainings[_i].pipeline, true, trainings[_i].least);
+}
+END_TEST
+
 START_TEST(test_fp8)
 {
     compare_all(&carvings, "carve-fp8", false, 9);
@@ -379,6 +397,7 @@ main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, test_cases, 0, (int)cases.n);
     tcase_add_loop_test(tc, test_goldens, 0, N_PIPELINES);
+    tcase_add_loop_test(tc, test_training, 0, N_TRAININGS);
     tcase_add_test(tc, test_fp8);
     tcase_add_test(tc, test_absorbed);
     suite_add_tcase(suite, tc);

@@ -45,8 +45,8 @@ typedef struct mc_ref_weight_request {
     int64_t dims[MC_MAX_RANK];
 } mc_ref_weight_request;
 
-/* Sets out->data (and dtype, rank, dims, n: they are checked against the request). The data is borrowed until the run
- * ends and never written. False: there is no such weight. */
+/* Sets out->data (and dtype, rank, dims, n: they are checked against the request; with F64 an f32 weight may be given
+ * as f64). The data is borrowed until the run ends and never written. False: there is no such weight. */
 typedef bool mc_ref_weight_fn(void *user, const mc_ref_weight_request *request, mc_ref_tensor *out);
 
 /* After each executed op. `scope` is that of the call, `expert` the expert whose body is running or -1. Results are

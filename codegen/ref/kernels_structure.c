@@ -56,7 +56,7 @@ mc_ref_WEIGHT(mc_ref_op *k)
     mc_ref_weight_request want = request_of(k, mc_attr_str(k->op, "path"), experts);
     mc_ref_tensor got;
     if (!fetch(k, &want, &got)) return false;
-    if (got.dtype != want.dtype)
+    if (got.dtype != want.dtype && got.dtype != mc_ref_held(k->ref, want.dtype))
         return mc_ref_fail(k, MC_E0903, "weight '%.*s' is %s instead of %s", MC_FMT(want.path),
                            moec_dtype_name(got.dtype), moec_dtype_name(want.dtype));
     if (experts && (expert < 0 || expert >= experts))

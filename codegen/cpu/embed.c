@@ -43,7 +43,7 @@ mc_cpu_select_embed(mc_cpu_plan *p, const mc_op *op)
     mc_cpu_int(p, table->type->dims[1]);
 }
 
-/* ---- embed_dw --------------------------------------------------------------------------------------------------- */
+/* ---- embed_dw ---------------------------------------------------------------------------------------------------- */
 
 /* Columns are split over threads: every thread adds all rows, in ascending order, to its own columns. */
 static void

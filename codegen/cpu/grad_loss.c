@@ -50,11 +50,9 @@ need_ids(mc_cpu_plan *p, const mc_value *v)
     return v->type->dtype == MOEC_I32 || mc_cpu_refuse(p, "its ids are not i32");
 }
 
-/* ---- counting -----------------------------------------------------------------------------------------------------
- */
+/* ---- counting ---------------------------------------------------------------------------------------------------- */
 
-/* How often each of n_e experts stands among n ids, as f32. Counted as integers, which f32 is not when there are many.
- */
+/* How often each of n_e experts stands among n ids, as f32. Counted as integers: beyond 2^24 f32 cannot count. */
 static void
 tally(mc_kb *kb, LLVMValueRef ids, LLVMValueRef n, LLVMValueRef n_e, LLVMValueRef counts)
 {
@@ -108,8 +106,7 @@ mc_cpu_select_load(mc_cpu_plan *p, const mc_op *op)
     mc_cpu_const(p, mc_attr_int(op, "experts"));
 }
 
-/* ---- balance --------------------------------------------------------------------------------------------------------
- */
+/* ---- balance ----------------------------------------------------------------------------------------------------- */
 
 typedef struct balance {
     LLVMValueRef ids, n_seq, len, k, n_e, counts;
@@ -201,8 +198,7 @@ mc_cpu_select_balance(mc_cpu_plan *p, const mc_op *op)
     give_balance(p, op, ids, scores);
 }
 
-/* ---- cotangents: a scalar, in memory or known here
- * -------------------------------------------------------------------- */
+/* ---- cotangents: a scalar, in memory or known here --------------------------------------------------------------- */
 
 static LLVMValueRef
 cotangent(mc_kb *kb, bool constant, LLVMValueRef p)
@@ -278,8 +274,7 @@ mc_cpu_select_balance_grad(mc_cpu_plan *p, const mc_op *op)
     give_balance(p, op, ids, y);
 }
 
-/* ---- z loss ---------------------------------------------------------------------------------------------------------
- */
+/* ---- z loss ------------------------------------------------------------------------------------------------------ */
 
 static LLVMValueRef
 step_max(mc_kb *kb, void *context, LLVMValueRef i, LLVMValueRef mask, LLVMValueRef acc)

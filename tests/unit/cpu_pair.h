@@ -79,7 +79,7 @@ pair_interpret(pair *p, mc_module *m, mc_ref_precision precision, const mc_ref_t
 }
 
 static inline void
-pair_lower(pair *p, mc_module *m)
+pair_lower(pair *p, mc_module *m, const char *passes)
 {
     mc_cpu_target target;
     ck_assert(mc_cpu_target_find("native", &p->x.diags, &target));
@@ -87,8 +87,7 @@ pair_lower(pair *p, mc_module *m)
     mc_pass_options options = mc_pass_options_default();
     options.settings = &nr;
     options.n_settings = 1;
-    mc_str passes = m->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : MC_STR("lower-to-plan,plan-memory");
-    if (!mc_run_pipeline(m, passes, &options, &p->x.diags)) walk_fail(&p->x.diags);
+    if (!mc_run_pipeline(m, mc_str_of(passes), &options, &p->x.diags)) walk_fail(&p->x.diags);
 }
 
 static inline void
@@ -107,7 +106,7 @@ pair_check(pair *p, const char *text, const mc_ref_tensor *inputs, mc_tol_class 
     mc_ref_tensor narrow[PAIR_MAX_OUTPUTS], wide[PAIR_MAX_OUTPUTS], first[PAIR_MAX_OUTPUTS], got[PAIR_MAX_OUTPUTS];
     pair_interpret(p, m, MC_REF_F32, inputs, narrow);
     pair_interpret(p, m, MC_REF_F64, inputs, wide);
-    pair_lower(p, m);
+    pair_lower(p, m, "lower-to-plan,plan-memory");
     walk w;
     walk_open(&w, m, (walk_source){NULL, NULL}, &p->x.diags);
     w.cache_cap = INT32_MAX;

@@ -57,8 +57,8 @@ START_TEST(derivatives_of_attention)
              "  %%dq, %%dk, %%dv = sdpa_grad %%q, %%k, %%v, %%dy {scale = %g%s} : %s, %s, %s\n"
              "  return %%o, %%dq, %%dk, %%dv\n"
              "}\n",
-             type[0], type[1], type[2], type[3], type[3], type[0], type[1], type[2], 1 / sqrt((double)h),
-             s->attributes, type[3], 1 / sqrt((double)h), s->attributes, type[0], type[1], type[2]);
+             type[0], type[1], type[2], type[3], type[3], type[0], type[1], type[2], 1 / sqrt((double)h), s->attributes,
+             type[3], 1 / sqrt((double)h), s->attributes, type[0], type[1], type[2]);
     mc_ref_tensor inputs[4];
     pair p;
     pair_open(&p, (uint64_t)_i);

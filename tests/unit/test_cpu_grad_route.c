@@ -115,6 +115,63 @@ START_TEST(rows_added_to_a_table)
 }
 END_TEST
 
+static const char gradient_text[] = "moir 1 stage=tensor\n"
+                                    "dim T in 0..4096\n"
+                                    "model @m(%ids: i32[T], %dy: f32[T, 37]) -> (f32[T, 37]) {\n"
+                                    "  %w = weight {path = \"table\", role = \"embed\"} : f32[9, 37]\n"
+                                    "  %y = embed %ids, %w : f32[T, 37]\n"
+                                    "  %d = embed_dw %ids, %dy : f32[9, 37]\n"
+                                    "  accumulate %d {path = \"table\"}\n"
+                                    "  return %y\n"
+                                    "}\n";
+
+static bool
+table_weight(void *user, const mc_ref_weight_request *request, mc_ref_tensor *out)
+{
+    (void)request;
+    *out = *(const mc_ref_tensor *)user;
+    return true;
+}
+
+/* In the buffer of a gradient rows are added to what is there; without a buffer nothing happens. */
+START_TEST(rows_added_to_a_gradient)
+{
+    mc_ref_tensor inputs[2], table, want, y;
+    pair p;
+    walk w;
+    pair_open(&p, 1);
+    pair_ids(&p, &inputs[0], (int64_t[]){50}, 1, 0, 9);
+    pair_normal(&p, &inputs[1], (int64_t[]){50, 37}, 2, 1);
+    pair_normal(&p, &table, (int64_t[]){9, 37}, 2, 1);
+    pair_normal(&p, &want, (int64_t[]){9, 37}, 2, 1);
+    mc_module *m = mc_ir_read(&p.x, gradient_text);
+    if (!m) walk_fail(&p.x.diags);
+    pair_lower(&p, m, "lower-to-plan{rows=1},plan-memory");
+    walk_open(&w, m, (walk_source){table_weight, &table}, &p.x.diags);
+    w.cache_cap = INT32_MAX;
+    uint32_t at = 0;
+    while (at < w.abi->n_weights && w.abi->weights[at].layout != MOEC_ABI_GRAD) at++;
+    ck_assert_uint_lt(at, w.abi->n_weights);
+    memcpy(w.weights[at], want.data, (size_t)want.n * 4);
+    float *sum = want.data;
+    for (int threads = 1; threads <= 3; threads++) {
+        for (int64_t t = 0; t < 50; t++) {
+            int64_t row = (int64_t)mc_ref_tensor_get(&inputs[0], t);
+            for (int64_t i = 0; i < 37; i++) sum[row * 37 + i] += ((float *)inputs[1].data)[t * 37 + i];
+        }
+        w.n_threads = threads;
+        walk_forget(&w);
+        walk_run(&w, inputs, p.x.arena, &y);
+        ck_assert_mem_eq(w.weights[at], want.data, (size_t)want.n * 4);
+    }
+    walk_free(w.weights[at]);
+    w.weights[at] = NULL;
+    walk_run(&w, inputs, p.x.arena, &y);
+    walk_close(&w);
+    pair_close(&p);
+}
+END_TEST
+
 /* ---- rope -----------------------------------------------------------------------------------------------------------
  */
 
@@ -160,6 +217,7 @@ main(void)
     tcase_add_loop_test(t, choices_scattered_masked_counted, 0, N_ROUTINGS);
     tcase_add_loop_test(t, losses_and_their_derivatives, 0, N_ROUTINGS);
     tcase_add_loop_test(t, rows_added_to_a_table, 0, sizeof embeddings / sizeof *embeddings);
+    tcase_add_test(t, rows_added_to_a_gradient);
     tcase_add_loop_test(t, rotations_both_ways, 0, N_ROTATIONS);
     suite_add_tcase(suite, t);
     SRunner *runner = srunner_create(suite);

@@ -192,27 +192,58 @@ set(cursor *p)
     return true;
 }
 
+/* A row of tolerances.def, or PRINTED. */
+static bool
+tolerance_class(cursor *p, mc_tol_class *out)
+{
+    mc_str name = peek(p);
+    *out = MC_TOL_PRINTED;
+    if (!name.len || !isupper((unsigned char)name.data[0])) return true;
+    *out = mc_tol_class_find(mc_str_dup(p->c->arena, word(p)).data);
+    return *out != MC_N_TOL_CLASSES || bad(p, "no class of tolerances.def");
+}
+
+/* "=", then numbers up to the next directive. */
+static bool
+numbers(cursor *p, mc_ref_tensor *out)
+{
+    double x;
+    MC_VEC(double) list = {0};
+    if (!take(p, "=")) return bad(p, "'=' is expected here");
+    while (value(p, &x)) mc_vec_push(p->c->arena, &list, x);
+    int64_t n = (int64_t)list.n;
+    if (!mc_ref_tensor_init(out, MOEC_F64, &n, 1, p->c->arena)) return bad(p, "too many numbers");
+    for (int64_t i = 0; i < n; i++) mc_ref_tensor_set(out, i, list.items[i]);
+    return true;
+}
+
 static bool
 expect(cursor *p, mc_exec_step *step)
 {
     mc_exec_expect e = {.class = MC_TOL_PRINTED};
-    double index, x;
-    MC_VEC(double) list = {0};
-    mc_str name = peek(p);
-    if (take(p, "EXACT"))
-        e.exact = true;
-    else if (name.len && isupper((unsigned char)name.data[0])) {
-        e.class = mc_tol_class_find(mc_str_dup(p->c->arena, word(p)).data);
-        if (e.class == MC_N_TOL_CLASSES) return bad(p, "no class of tolerances.def");
-    }
+    double index;
+    e.exact = take(p, "EXACT");
+    if (!e.exact && !tolerance_class(p, &e.class)) return false;
     if (!number(p, &index)) return false;
     e.result = (int)index;
-    if (!take(p, "=")) return bad(p, "'=' is expected here");
-    while (value(p, &x)) mc_vec_push(p->c->arena, &list, x);
-    int64_t n = (int64_t)list.n;
-    if (!mc_ref_tensor_init(&e.want, MOEC_F64, &n, 1, p->c->arena)) return bad(p, "too many numbers");
-    for (int64_t i = 0; i < n; i++) mc_ref_tensor_set(&e.want, i, list.items[i]);
+    if (!numbers(p, &e.want)) return false;
     mc_vec_push(p->c->arena, &step->expects, e);
+    return true;
+}
+
+static bool
+gradient(cursor *p, mc_exec_step *step)
+{
+    mc_exec_gradient g;
+    double index;
+    if (!tolerance_class(p, &g.class)) return false;
+    g.name = mc_str_dup(p->c->arena, word(p));
+    if (mc_str_is(g.name, "input")) {
+        if (!number(p, &index)) return false;
+        g.name = mc_strf(p->c->arena, "input %d", (int)index);
+    }
+    if (!g.name.len || !numbers(p, &g.want)) return false;
+    mc_vec_push(p->c->arena, &step->gradients, g);
     return true;
 }
 
@@ -255,12 +286,17 @@ directive(cursor *p)
     }
     if (!c->steps.n) return bad(p, "weight, set, synthetic or run is expected here");
     mc_exec_step *step = &c->steps.items[c->steps.n - 1];
-    if (take(p, "input")) {
+    bool input = take(p, "input");
+    if (input || take(p, "cotangent")) {
         mc_ref_tensor t;
         if (!tensor_type(p, &t) || !values(p, &t)) return false;
-        mc_vec_push(c->arena, &step->inputs, t);
+        if (input)
+            mc_vec_push(c->arena, &step->inputs, t);
+        else
+            mc_vec_push(c->arena, &step->cotangents, t);
         return true;
     }
+    if (take(p, "gradient")) return gradient(p, step);
     if (take(p, "expect")) return expect(p, step);
     if (take(p, "same")) return same(p, step);
     if (take(p, "steps")) return pieces(p, step);
@@ -268,7 +304,7 @@ directive(cursor *p)
         step->fails = mc_code_find(word(p));
         return step->fails != MC_N_CODES || bad(p, "no such code");
     }
-    return bad(p, "run, input, expect, same, steps or fails is expected here");
+    return bad(p, "run, input, cotangent, expect, gradient, same, steps or fails is expected here");
 }
 
 static bool

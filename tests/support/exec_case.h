@@ -18,6 +18,12 @@ typedef struct mc_exec_expect {
     mc_ref_tensor want; /* f64, rank 1 */
 } mc_exec_expect;
 
+typedef struct mc_exec_gradient { /* of a trained model: of a parameter by its full path, of an input as "input 0" */
+    mc_str name;
+    mc_tol_class class;
+    mc_ref_tensor want; /* f64, rank 1 */
+} mc_exec_gradient;
+
 typedef struct mc_exec_same {
     int a, b;
 } mc_exec_same;
@@ -26,8 +32,10 @@ typedef struct mc_exec_step {
     MC_VEC(mc_ref_tensor) inputs;
     MC_VEC(mc_exec_expect) expects;
     MC_VEC(mc_exec_same) same; /* results that must have the same bits */
-    MC_VEC(int64_t) pieces;    /* the same run cut along S must give the same bits */
-    mc_code fails;             /* the error that the run must end with; MC_N_CODES when it must succeed */
+    MC_VEC(mc_ref_tensor) cotangents;
+    MC_VEC(mc_exec_gradient) gradients;
+    MC_VEC(int64_t) pieces; /* the same run cut along S must give the same bits */
+    mc_code fails;          /* the error that the run must end with; MC_N_CODES when it must succeed */
 } mc_exec_step;
 
 typedef struct mc_exec_set {

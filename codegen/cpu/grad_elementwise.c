@@ -5,7 +5,7 @@
 #include "codegen/cpu/grad_math.h"
 #include "codegen/cpu/select.h"
 
-enum { GRAIN = 64, MAX_ARRAYS = 3, MAX_NUMBERS = 2 };
+enum { GRAIN = 64, MAX_ARRAYS = 3, MAX_NUMBERS = 2, UNROLL = 4 };
 
 typedef struct flat { /* a kernel being emitted */
     mc_opcode opcode, of;
@@ -15,7 +15,7 @@ typedef struct flat { /* a kernel being emitted */
 
 /* The vectors to store, for those loaded. */
 static void
-compute(mc_kb *kb, const flat *s, const LLVMValueRef *x, LLVMValueRef *y)
+compute(mc_kb *kb, const flat *s, const LLVMValueRef *x, const LLVMValueRef *numbers, LLVMValueRef *y)
 {
     mc_act act = s->of == MC_N_OPCODES ? MC_N_ACTS : mc_act_find(mc_str_of(mc_op_infos[s->of].text));
     switch (s->opcode) {
@@ -24,35 +24,48 @@ compute(mc_kb *kb, const flat *s, const LLVMValueRef *x, LLVMValueRef *y)
         y[0] = kb_act_grad(kb, act, x[0], kb_fmul(kb, x[2], x[1]));
         y[1] = kb_fmul(kb, x[2], kb_act(kb, act, x[0]));
         break;
-    case MC_OP_UNARY_GRAD: y[0] = kb_unary_grad(kb, s->of, x[0], x[1], s->numbers); break;
-    case MC_OP_FILL: y[0] = s->numbers[0]; break;
+    case MC_OP_UNARY_GRAD: y[0] = kb_unary_grad(kb, s->of, x[0], x[1], numbers); break;
+    case MC_OP_FILL: y[0] = numbers[0]; break;
     default: y[0] = kb_fadd(kb, x[0], x[1]); break; /* accumulate: the gradient + d */
     }
 }
 
 static void
+emit_vector(mc_kb *kb, const flat *s, LLVMValueRef i, int lanes, LLVMValueRef mask)
+{
+    LLVMValueRef x[MAX_ARRAYS], y[MAX_ARRAYS], numbers[MAX_NUMBERS];
+    for (int a = 0; a < s->n_in; a++) x[a] = kb_load_f32(kb, MOEC_F32, kb_elem(kb, s->in[a], i, 4), lanes, mask);
+    for (int n = 0; n < s->n_numbers; n++) numbers[n] = kb_splat(kb, s->numbers[n], lanes);
+    compute(kb, s, x, numbers, y);
+    for (int a = 0; a < s->n_out; a++) kb_store_f32(kb, MOEC_F32, y[a], kb_elem(kb, s->out[a], i, 4), mask);
+}
+
+/* Most formulas are one long chain of dependent steps, so UNROLL vectors go through them side by side. */
+static void
 emit_span(mc_kb *kb, const flat *s, LLVMValueRef n)
 {
-    LLVMValueRef begin, end;
+    LLVMValueRef begin, end, block = kb_i64(kb, (int64_t)UNROLL * kb->vl);
     kb_split(kb, n, GRAIN, &begin, &end);
-    kb_vloop v = kb_vloop_begin(kb, begin, end, 0, NULL);
-    while (kb_vloop_next(kb, &v)) {
-        LLVMValueRef x[MAX_ARRAYS], y[MAX_ARRAYS];
-        for (int i = 0; i < s->n_in; i++)
-            x[i] = kb_load_f32(kb, MOEC_F32, kb_elem(kb, s->in[i], v.i, 4), v.lanes, v.mask);
-        compute(kb, s, x, y);
-        for (int i = 0; i < s->n_out; i++) kb_store_f32(kb, MOEC_F32, y[i], kb_elem(kb, s->out[i], v.i, 4), v.mask);
-    }
+    LLVMValueRef whole = kb_sub(kb, end, kb_srem(kb, kb_sub(kb, end, begin), block));
+    kb_loop l = kb_loop_begin(kb, begin, whole, block, 0, NULL);
+    emit_vector(kb, s, l.i, UNROLL * kb->vl, NULL);
+    kb_loop_end(kb, &l);
+    kb_vloop v = kb_vloop_begin(kb, whole, end, 0, NULL);
+    while (kb_vloop_next(kb, &v)) emit_vector(kb, s, v.i, v.lanes, v.mask);
 }
 
 static void
 emit_flat(mc_kb *kb, const mc_cpu_kernel *k)
 {
-    flat s = {.opcode = (mc_opcode)k->p[0], .of = (mc_opcode)k->p[1], .n_in = (int)k->p[2], .n_out = (int)k->p[3]};
+    flat s = {.opcode = (mc_opcode)k->p[0],
+              .of = (mc_opcode)k->p[1],
+              .n_in = (int)k->p[2],
+              .n_out = (int)k->p[3],
+              .n_numbers = (int)k->p[4]};
     kb_kernel_begin(kb, k->name.data);
     for (int i = 0; i < s.n_in; i++) s.in[i] = kb_arg_ptr(kb, i);
     for (int i = 0; i < s.n_out; i++) s.out[i] = kb_arg_ptr(kb, s.n_in + i);
-    for (int i = 0; i < (int)k->p[4]; i++) s.numbers[i] = kb_splat(kb, kb_arg_float(kb, i), kb->vl);
+    for (int i = 0; i < s.n_numbers; i++) s.numbers[i] = kb_arg_float(kb, i);
     LLVMValueRef n = kb_arg_int(kb, 0);
     if (s.opcode == MC_OP_ACCUMULATE) { /* the parameter may be frozen: no gradient */
         kb_if wanted = kb_if_begin(kb, kb_icmp(kb, LLVMIntNE, s.out[0], LLVMConstPointerNull(kb->ptr)));

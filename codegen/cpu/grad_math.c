@@ -47,16 +47,16 @@ gelu_slope(mc_kb *kb, LLVMValueRef x)
 }
 
 /* (1 + t) / 2 + x (1 - t^2) u' / 2 for t = tanh u, u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2). From 16 on 1 - t^2 is 0, and
- * x is held there lest the other factors overflow. */
+ * its factors are held at x = 16 lest they overflow. */
 static LLVMValueRef
 gelu_tanh_slope(mc_kb *kb, LLVMValueRef x)
 {
-    x = kb_fmax(kb, constant(x, -16.0), kb_fmin(kb, constant(x, 16.0), x));
-    LLVMValueRef x2 = kb_fmul(kb, x, x), one = constant(x, 1.0);
-    LLVMValueRef u = kb_fma(kb, kb_fmul(kb, x2, x), constant(x, CUBE), x);
+    LLVMValueRef one = constant(x, 1.0), x3 = kb_fmul(kb, kb_fmul(kb, x, x), x);
+    LLVMValueRef u = kb_fma(kb, x3, constant(x, CUBE), x);
     LLVMValueRef t = kb_tanh(kb, times(kb, u, SQRT_2_BY_PI));
-    LLVMValueRef du = times(kb, kb_fma(kb, x2, constant(x, 3 * CUBE), one), 0.5 * SQRT_2_BY_PI);
-    LLVMValueRef bend = kb_fmul(kb, kb_fmul(kb, x, du), one_minus_square(kb, t));
+    LLVMValueRef held = kb_fmax(kb, constant(x, -16.0), kb_fmin(kb, constant(x, 16.0), x));
+    LLVMValueRef du = kb_fma(kb, kb_fmul(kb, held, held), constant(x, 3 * CUBE), one);
+    LLVMValueRef bend = kb_fmul(kb, times(kb, kb_fmul(kb, held, du), 0.5 * SQRT_2_BY_PI), one_minus_square(kb, t));
     return kb_fma(kb, kb_fadd(kb, t, one), constant(x, 0.5), bend);
 }
 

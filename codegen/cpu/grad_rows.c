@@ -11,9 +11,8 @@ enum { MAX_ARRAYS = 3 };
 
 typedef struct row { /* the row being worked on */
     LLVMValueRef in[MAX_ARRAYS], out[MAX_ARRAYS], d;
-    LLVMValueRef shift; /* subtracted from each element of in[0], or NULL; a vector, as the rest */
-    LLVMValueRef gate;
-    LLVMValueRef p;
+    LLVMValueRef shift; /* subtracted from each element of in[0], or NULL; a vector, as p */
+    LLVMValueRef p, gate;
     int64_t form;
     mc_act act;
 } row;
@@ -245,19 +244,50 @@ emit_renorm_grad(mc_kb *kb, const mc_cpu_kernel *k)
 /* ---- moe.glu_grad ----------------------------------------------------------------------------------------------- */
 
 enum { IN_G, IN_U, IN_DA, OUT_DG = 0, OUT_DU, OUT_H };
+enum { LANES = 16, BLOCK = 2 * LANES }; /* of the sum, as in rows.h; and how many elements go side by side */
 
-/* Writes dg, du and h while adding up da * h. */
-static LLVMValueRef
-step_glu(mc_kb *kb, void *context, LLVMValueRef i, LLVMValueRef mask, LLVMValueRef acc)
+/* Writes dg, du and h of `lanes` elements from i on; gives da and h. */
+static void
+glu_vector(mc_kb *kb, const row *r, LLVMValueRef i, int lanes, LLVMValueRef mask, LLVMValueRef *da, LLVMValueRef *h)
 {
-    const row *r = context;
-    LLVMValueRef g = load(kb, r->in[IN_G], i, mask), u = load(kb, r->in[IN_U], i, mask);
-    LLVMValueRef da = load(kb, r->in[IN_DA], i, mask), dh = kb_fmul(kb, r->gate, da);
-    LLVMValueRef a = kb_act(kb, r->act, g), h = kb_fmul(kb, a, u);
+    LLVMValueRef g = kb_load_f32(kb, MOEC_F32, kb_elem(kb, r->in[IN_G], i, 4), lanes, mask);
+    LLVMValueRef u = kb_load_f32(kb, MOEC_F32, kb_elem(kb, r->in[IN_U], i, 4), lanes, mask);
+    *da = kb_load_f32(kb, MOEC_F32, kb_elem(kb, r->in[IN_DA], i, 4), lanes, mask);
+    LLVMValueRef dh = kb_fmul(kb, kb_splat(kb, r->gate, lanes), *da), a = kb_act(kb, r->act, g);
+    *h = kb_fmul(kb, a, u);
     store(kb, kb_act_grad(kb, r->act, g, kb_fmul(kb, dh, u)), r->out[OUT_DG], i, mask);
     store(kb, kb_fmul(kb, dh, a), r->out[OUT_DU], i, mask);
-    store(kb, h, r->out[OUT_H], i, mask);
-    return kb_fma(kb, da, h, acc);
+    store(kb, *h, r->out[OUT_H], i, mask);
+}
+
+/* LANES elements of a vector of BLOCK. */
+static LLVMValueRef
+half(mc_kb *kb, LLVMValueRef v, int from)
+{
+    int lanes[LANES];
+    for (int i = 0; i < LANES; i++) lanes[i] = from + i;
+    return kb_shuffle(kb, v, v, lanes, LANES);
+}
+
+/* One row; gives the sum of da * h. The activation is a long chain of dependent steps, so a whole BLOCK goes through it
+ * at once, and the sum is kept in lanes as mc_rows_fold does. */
+static LLVMValueRef
+glu_row(mc_kb *kb, const row *r)
+{
+    LLVMValueRef sum = kb_const(kb_vector(kb->f32, LANES), 0), da, h;
+    LLVMValueRef whole = kb_sub(kb, r->d, kb_srem(kb, r->d, kb_i64(kb, BLOCK)));
+    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), whole, kb_i64(kb, BLOCK), 1, &sum);
+    glu_vector(kb, r, l.i, BLOCK, NULL, &da, &h);
+    for (int from = 0; from < BLOCK; from += LANES) l.v[0] = kb_fma(kb, half(kb, da, from), half(kb, h, from), l.v[0]);
+    kb_loop_end(kb, &l);
+    sum = l.v[0];
+    l = kb_loop_begin(kb, whole, r->d, kb_i64(kb, LANES), 1, &sum);
+    LLVMValueRef left = kb_convert(kb, kb_sub(kb, r->d, l.i), kb->i32);
+    LLVMValueRef mask = kb_icmp(kb, LLVMIntSLT, kb_lane_ids(kb, LANES), kb_splat(kb, left, LANES));
+    glu_vector(kb, r, l.i, LANES, mask, &da, &h);
+    l.v[0] = kb_keep(kb, mask, kb_fma(kb, da, h, l.v[0]), l.v[0]);
+    kb_loop_end(kb, &l);
+    return kb_reduce_add(kb, &l.v[0], 1);
 }
 
 static void
@@ -268,8 +298,8 @@ emit_moe_glu_grad(mc_kb *kb, const mc_cpu_kernel *k)
     LLVMValueRef arrays[6], gates = kb_arg_ptr(kb, 6), dgates = kb_arg_ptr(kb, 7);
     load_arrays(kb, 6, arrays);
     kb_loop l = begin_rows(kb, &r, 3, 3, arrays);
-    r.gate = kb_splat(kb, kb_load_f32(kb, MOEC_F32, kb_elem(kb, gates, l.i, 4), 1, NULL), kb->vl);
-    kb_store(kb, fold(kb, &r, step_glu), kb_elem(kb, dgates, l.i, 4), 4);
+    r.gate = kb_load_f32(kb, MOEC_F32, kb_elem(kb, gates, l.i, 4), 1, NULL);
+    kb_store(kb, glu_row(kb, &r), kb_elem(kb, dgates, l.i, 4), 4);
     mc_rows_end(kb, &l);
     kb_kernel_end(kb);
 }

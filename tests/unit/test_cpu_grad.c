@@ -91,7 +91,7 @@ check(const char *text, check_kind kind, mc_tol_class class)
         pair_interpret(&f.p, f.module, MC_REF_F32, f.inputs[size], f.want[size]);
         pair_interpret(&f.p, f.module, MC_REF_F64, f.inputs[size], f.wide[size]);
     }
-    pair_lower(&f.p, f.module);
+    pair_lower(&f.p, f.module, "lower-to-plan,plan-memory");
     mc_cpu_target target;
     ck_assert(mc_cpu_target_find("native", &f.p.x.diags, &target));
     run_sizes(&f, &target, true);
@@ -193,7 +193,7 @@ START_TEST(unary_extremes)
             mc_ref_tensor_set(&inputs[0], j, X[j]);
             mc_ref_tensor_set(&inputs[1], j, 1);
         }
-        pair_lower(&p, m);
+        pair_lower(&p, m, "lower-to-plan,plan-memory");
         walk w;
         walk_open(&w, m, (walk_source){NULL, NULL}, &p.x.diags);
         walk_run(&w, inputs, p.x.arena, got);
@@ -392,9 +392,8 @@ START_TEST(forward)
     pair_open(&p, 11);
     mc_synthetic_init(&weights, p.x.arena, 4);
     mc_module *plan = mc_ir_read(&p.x, FORWARD), *m = mc_ir_read(&p.x, FORWARD);
-    mc_pass_options options = mc_pass_options_default();
-    if (!m || !mc_run_pipeline(plan, MC_STR("lower-to-plan{rows=1},plan-memory"), &options, &p.x.diags))
-        walk_fail(&p.x.diags);
+    if (!m || !plan) walk_fail(&p.x.diags);
+    pair_lower(&p, plan, "lower-to-plan{rows=1},plan-memory");
     walk w;
     walk_open(&w, plan, (walk_source){mc_ref_synthetic_weight, &weights}, &p.x.diags);
     mc_ref_options ref_options = {.weight = mc_ref_synthetic_weight, .weight_user = &weights};
@@ -452,7 +451,7 @@ START_TEST(accumulate)
                                     "  accumulate %da, %a {path = \"a\"}\n"
                                     "  %y = copy %x : f32[T]\n  return %y\n}\n");
     if (!m) walk_fail(&p.x.diags);
-    pair_lower(&p, m);
+    pair_lower(&p, m, "plan-memory");
     walk w;
     walk_open(&w, m, (walk_source){ones, p.x.arena}, &p.x.diags);
     ck_assert_uint_eq(w.abi->n_weights, 3);

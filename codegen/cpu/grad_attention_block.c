@@ -4,6 +4,7 @@
 #include "codegen/cpu/dot.h"
 #include "codegen/cpu/grad_product.h"
 #include "codegen/cpu/math.h"
+#include "codegen/cpu/turn.h"
 
 #include <math.h>
 
@@ -23,15 +24,30 @@ scratch_row(mc_kb *kb, LLVMValueRef base, LLVMValueRef row, int64_t n)
     return kb_elem(kb, base, row, n * 4);
 }
 
-/* A row to its place among rows, and to its lane among columns. */
+/* columns[i][row] = rows[row][i]: n channels of all rows; those read beyond them are not stored. */
 static void
-load_row(mc_kb *kb, LLVMValueRef from, LLVMValueRef r, int64_t n, LLVMValueRef rows, LLVMValueRef columns)
+turn_channels(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, LLVMValueRef i, int count, int64_t n)
 {
-    mc_copy_row(kb, from, scratch_row(kb, rows, r, n), n);
-    LLVMValueRef lane = kb_elem(kb, columns, r, 4);
-    kb_loop l = mc_attend_count(kb, kb_i64(kb, n), 0, NULL);
-    kb_store(kb, kb_load(kb, kb->f32, kb_elem(kb, from, l.i, 4), 4), kb_elem(kb, lane, l.i, MC_GRAD_ROWS * 4), 4);
-    kb_loop_end(kb, &l);
+    LLVMValueRef square[64];
+    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
+        for (int u = 0; u < kb->vl; u++)
+            square[u] = kb_load(kb, kb->vf, kb_gepi(kb, kb_elem(kb, rows, i, 4), (r + u) * n * 4), 4);
+        mc_turn(kb, square);
+        LLVMValueRef to = kb_gepi(kb, scratch_row(kb, columns, i, MC_GRAD_ROWS), r * 4);
+        for (int u = 0; u < count; u++) kb_store(kb, square[u], kb_gepi(kb, to, u * MC_GRAD_ROWS * 4), 4);
+    }
+}
+
+static void
+turn_rows(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, int64_t n)
+{
+    int64_t whole = n / kb->vl * kb->vl;
+    if (whole) {
+        kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, whole), kb_i64(kb, kb->vl), 0, NULL);
+        turn_channels(kb, rows, columns, l.i, kb->vl, n);
+        kb_loop_end(kb, &l);
+    }
+    if (whole < n) turn_channels(kb, rows, columns, kb_i64(kb, whole), (int)(n - whole), n);
 }
 
 void
@@ -55,9 +71,12 @@ mc_grad_load_rows(mc_kb *kb, mc_grad *g)
     l.v[1] = kb_max(kb, l.v[1], hi);
     kb_store(kb, kb_convert(kb, lo, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
     kb_store(kb, kb_convert(kb, hi, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
-    load_row(kb, kb_elem(kb, a->q, r.index, a->width * 4), l.i, a->width, g->q_rows, a->qt);
-    load_row(kb, kb_elem(kb, g->dy, r.index, a->value * 4), l.i, a->value, g->dy_rows, g->dyt);
+    LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4), dy = kb_elem(kb, g->dy, r.index, a->value * 4);
+    mc_copy_row(kb, q, scratch_row(kb, g->q_rows, l.i, a->width), a->width);
+    mc_copy_row(kb, dy, scratch_row(kb, g->dy_rows, l.i, a->value), a->value);
     kb_loop_end(kb, &l);
+    turn_rows(kb, g->q_rows, a->qt, a->width);
+    turn_rows(kb, g->dy_rows, g->dyt, a->value);
     g->begin = kb_sub(kb, l.v[0], kb_urem(kb, l.v[0], kb_i64(kb, MC_GRAD_KEYS)));
     g->end = kb_add(kb, l.v[1], kb_i64(kb, 1));
     g->used = kb_min(kb, kb_i64(kb, MC_GRAD_ROWS), kb_sub(kb, a->n_rows, a->first));

@@ -1,5 +1,5 @@
 /* cpu_pair: one module on the CPU backend and on the interpreter. What the kernels compute must be close to what the
- * interpreter computes in f32 and in f64, and the same bits with 1, 2 and 3 threads.
+ * interpreter computes in f32 and in f64, and the same bits with 1, 2, 3 and 7 threads.
  *
  *     mc_ref_tensor inputs[2];
  *     pair_open(&p);
@@ -111,7 +111,9 @@ pair_check(pair *p, const char *text, const mc_ref_tensor *inputs, mc_tol_class 
     walk_open(&w, m, (walk_source){NULL, NULL}, &p->x.diags);
     w.cache_cap = INT32_MAX;
     for (int i = 0; i < MC_MAX_SYMS; i++) w.syms[i] = -1;
-    for (int threads = 1; threads <= 3; threads++) {
+    static const int counts[] = {1, 2, 3, 7};
+    for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+        int threads = counts[c];
         w.n_threads = threads;
         walk_forget(&w);
         walk_run(&w, inputs, p->x.arena, threads == 1 ? first : got);

@@ -71,8 +71,9 @@ match_scaled(expert_grad *e)
     for (int side = 0; side < 2; side++) {
         mc_op *column = mc_def_is(mc_operand(e->scaled, side), MC_OP_RESHAPE);
         mc_value *da = mc_operand(e->scaled, 1 - side), *gates = column ? mc_operand(column, 0) : NULL;
-        bool fits = gates && da->type == e->g->type && da->type->rank == 2 && gates->type->rank == 1 &&
-                    column->results[0].type->rank == 2 && mc_dim_eq(gates->type->dims[0], da->type->dims[0]);
+        const mc_type *t = column ? column->results[0].type : NULL;
+        bool fits = gates && da->type == e->g->type && da->type->rank == 2 && gates->type->rank == 1 && t->rank == 2 &&
+                    mc_dim_eq(t->dims[0], da->type->dims[0]) && mc_dim_eq(t->dims[1], mc_dim_const(1));
         if (!fits) continue;
         e->column = column;
         e->da = da;
@@ -260,7 +261,7 @@ split_sum(mc_pass *p, mc_op *accumulate)
 {
     mc_value *sum = mc_operand(accumulate, 0);
     mc_op *add = mc_def_is(sum, MC_OP_ADD);
-    if (!add || !mc_value_has_one_use(sum) || !is_plain(add)) return MC_UNCHANGED;
+    if (!add || !mc_value_has_one_use(sum) || !is_plain(add) || mc_operand(accumulate, 1)) return MC_UNCHANGED;
     mc_value *a = mc_operand(add, 0), *b = mc_operand(add, 1);
     if (!adds_in_place(a) && !adds_in_place(b)) return MC_UNCHANGED;
     if (!mc_fuel(p, accumulate)) return MC_UNCHANGED;
@@ -282,7 +283,7 @@ move_up(mc_pass *p, mc_op *accumulate)
     const mc_op *def = mc_operand(accumulate, 0)->def;
     mc_op *place = def ? def->next : accumulate;
     while (place != accumulate && place->opcode == MC_OP_ACCUMULATE) place = place->next;
-    if (place == accumulate || !mc_fuel(p, accumulate)) return MC_UNCHANGED;
+    if (place == accumulate || mc_operand(accumulate, 1) || !mc_fuel(p, accumulate)) return MC_UNCHANGED;
     mc_op_move_before(place, accumulate);
     return MC_CHANGED;
 }

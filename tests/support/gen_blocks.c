@@ -77,7 +77,7 @@ gated_block(mc_gen_func *f, mc_value *x)
     static const char *const acts[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", "sigmoid"};
     int act = mc_gen_pick(f->gen, 6);
     int64_t dims[2] = {5 + mc_gen_pick(f->gen, 20), mc_gen_width(x)};
-    if (mc_gen_chance(f->gen, 50)) {
+    if (f->gen->trainable || mc_gen_chance(f->gen, 50)) {
         mc_value *g = mc_gen_unary(f, mc_opcode_find(mc_str_of(acts[act])), mc_gen_linear(f, x, dims[0], "dense", 0));
         return mc_gen_binary(f, MC_OP_MUL, g, mc_gen_linear(f, x, dims[0], "dense", 0));
     }
@@ -181,8 +181,8 @@ attention_block(mc_gen_func *f, mc_value *x)
     int64_t window = mc_gen_chance(g, 30) ? 1 + mc_gen_pick(g, 5) : 0;
     k = mc_gen_make(f, MC_OP_CACHE, GEN_OPERANDS(k), GEN_ATTRS(MC_A_INT("window", window)));
     v = mc_gen_make(f, MC_OP_CACHE, GEN_OPERANDS(v), GEN_ATTRS(MC_A_INT("window", window)));
-    if (mc_gen_chance(g, 30)) sinks = mc_gen_weight(f, "attention", MOEC_F32, 0, &H, 1);
-    if (mc_gen_chance(g, 30)) {
+    if (!g->trainable && mc_gen_chance(g, 30)) sinks = mc_gen_weight(f, "attention", MOEC_F32, 0, &H, 1);
+    if (!g->trainable && mc_gen_chance(g, 30)) {
         mc_value *iq = heads(f, x, 2, 4), *ik = mc_gen_unary(f, MC_OP_CACHE, heads(f, x, 1, 4));
         mc_value *iw = mc_gen_linear(f, x, 2, "attention", 0);
         select = mc_gen_make(f, MC_OP_TOP_KEYS, GEN_OPERANDS(iq, ik, iw), GEN_ATTRS(MC_A_INT("n", 3)));
@@ -306,5 +306,8 @@ mc_gen_any_block(mc_gen_func *f, mc_value *x, bool plain)
                                            selective_scan_block, embed_block,    delta_scan_block, mc_gen_primitives,
                                            call_block,           mc_gen_moe,     mc_gen_moe,       mc_gen_expert_ops};
     enum { N = sizeof blocks / sizeof blocks[0], N_PLAIN = N - 4 };
-    return blocks[mc_gen_pick(f->gen, plain ? N_PLAIN : N)](f, x);
+    mc_gen_block *block = blocks[mc_gen_pick(f->gen, plain ? N_PLAIN : N)];
+    bool no_derivative =
+        block == latent_block || block == conv_block || block == selective_scan_block || block == delta_scan_block;
+    return f->gen->trainable && no_derivative ? linear_block(f, x) : block(f, x);
 }

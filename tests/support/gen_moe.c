@@ -88,6 +88,7 @@ choose(mc_gen_func *f, route *r, mc_value *x)
         if (ok) r->weights = mc_gen_unary(f, MC_OP_SOFTMAX, r->weights);
         break;
     case 1:
+        if (g->trainable) return scored(f, r, z);
         ok = two_results(r, mc_gen_op(f, MC_OP_ROUTE_SPARSEMIXER, GEN_OPERANDS(z), GEN_ATTRS(MC_A_FLOAT("eps", 0.1))));
         break;
     case 2: ok = hashed(f, r, x, z); break;
@@ -203,7 +204,7 @@ mc_gen_primitives(mc_gen_func *f, mc_value *x)
     if (!plan) return NULL;
     mc_value *offsets = &plan->results[0], *tokens = &plan->results[1], *gates = &plan->results[3];
     mc_value *down = stack(f, r.E, d, F), *y;
-    if (mc_gen_chance(g, 50)) {
+    if (!g->trainable && mc_gen_chance(g, 50)) {
         mc_value *h =
             mc_gen_make(f, MC_OP_MOE_FFN_UP, GEN_OPERANDS(x, stack(f, r.E, F, d), stack(f, r.E, F, d), offsets, tokens),
                         GEN_ATTRS(MC_A_STR("act", MC_STR("silu"))));

@@ -262,6 +262,17 @@ fuse_glu(mc_pass *p, mc_op *mul)
     return MC_UNCHANGED;
 }
 
+/* A down projection that fuse_down will take: fused, its weighted outputs need not be kept for the gates' derivative.
+ */
+static bool
+is_weighted_down(const mc_op *matmul)
+{
+    const mc_value *y = &matmul->results[0];
+    const mc_op *sum = mc_value_has_one_use(y) ? y->uses->user : NULL;
+    return sum && sum->opcode == MC_OP_MOE_UNPERMUTE && mc_operand_named(sum, "gates") &&
+           !mc_operand_named(matmul, "bias") && !mc_operand_named(matmul, "scale");
+}
+
 /* Why the readers of permuted rows cannot fetch the rows themselves; NULL: they can. */
 static const char *
 match_gather(mc_pass *p, const mc_op *permute)
@@ -273,6 +284,7 @@ match_gather(mc_pass *p, const mc_op *permute)
         if (mc_operand_named(u->user, "rows")) return "a matmul gathers them once more";
         if (mc_operand_named(u->user, "offsets") != mc_operand_named(permute, "offsets"))
             return "a matmul and permute have different offsets";
+        if (is_weighted_down(u->user)) return "a down projection is fused with the sum over experts instead";
     }
     return NULL;
 }

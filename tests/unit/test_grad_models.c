@@ -15,12 +15,8 @@
 
 #define BEFORE "expand-moe,canonicalize,cse,dce,routing-losses,"
 #define FUSED "fuse-moe{train=1},dce,"
-static const char *const pipelines[] = {BEFORE FUSED "autodiff",
-                                        BEFORE FUSED "autodiff{recompute=1}",
-                                        BEFORE "autodiff",
-                                        BEFORE FUSED "autodiff,canonicalize,cse,dce",
-                                        BEFORE FUSED "autodiff,canonicalize,cse,dce,fuse-grad",
-                                        "@train"};
+static const char *const pipelines[] = {BEFORE FUSED "autodiff", BEFORE FUSED "autodiff{recompute=1}",
+                                        BEFORE "autodiff", "@train"};
 enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, RECOMPUTE = 1 };
 static const double limit = 1e-6, same_limit = 1e-9;
 

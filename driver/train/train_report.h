@@ -3,6 +3,7 @@
 #ifndef MC_DRIVER_TRAIN_REPORT_H
 #define MC_DRIVER_TRAIN_REPORT_H
 
+#include "driver/train/train_bar.h"
 #include "driver/train/trainer.h"
 
 #include <stdio.h>
@@ -21,10 +22,5 @@ void mc_train_print_step(mc_train_printer *p, const mc_trainer *t, const mc_trai
 void mc_train_print_checkpoint(const mc_train_printer *p, const char *directory, uint64_t step);
 /* Clears the rewritten line, before anything else is printed. */
 void mc_train_print_clear(const mc_train_printer *p);
-
-/* Loads as a bar of at most 64 characters, one an expert (or, of several neighbours, the greatest): the height is the
- * load against the greatest. Writes at most MC_TRAIN_BAR_BYTES. Returns MaxVio: greatest / mean - 1. */
-enum { MC_TRAIN_BAR_BYTES = 64 * 3 + 1 };
-double mc_train_bar(const float *counts, size_t n, bool utf8, char *out);
 
 #endif

@@ -207,6 +207,7 @@ read_line(const line *l, mc_train_settings *out, mc_fault *fault)
     if (mc_str_is(l->name, "bias")) return read_bias(l, out, fault);
     if (mc_str_is(l->name, "optimizer")) return read_optimizer(l, out, fault);
     if (mc_str_is(l->name, "schedule")) return read_schedule(l, out, fault);
+    if (l->value.n_numbers != 1) return refuse(fault, l, "moec train does not execute this setting");
     if (mc_str_is(l->name, "z")) {
         out->z_weight = value;
     } else if (mc_str_is(l->name, "seed")) {

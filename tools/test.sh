@@ -52,5 +52,5 @@ if [ -z "$fast" ]; then
     check asan
 fi
 
-build release
+build release -DMOEC_PYTHON="$(tools/python.sh)"
 check release

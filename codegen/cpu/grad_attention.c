@@ -230,6 +230,7 @@ whole_heads(mc_kb *kb, mc_grad *g, LLVMValueRef heads)
     clear_keys(kb, g, kb_i64(kb, 0), g->a.C);
     kb_loop rows = kb_loop_begin(kb, kb_i64(kb, 0), g->a.n_rows, kb_i64(kb, MC_GRAD_ROWS), 0, NULL);
     g->a.first = rows.i;
+    mc_grad_find_keys(kb, g);
     mc_grad_load_rows(kb, g);
     mc_grad_start_dq(kb, g);
     sweep_keys(kb, g, true);
@@ -274,6 +275,7 @@ static void
 statistics_by_rows(mc_kb *kb, mc_grad *g, LLVMValueRef heads)
 {
     kb_loop task = begin_blocks(kb, g, heads, g->a.n_rows, MC_GRAD_ROWS, &g->a.first);
+    mc_grad_find_keys(kb, g);
     mc_grad_load_rows(kb, g);
     sweep_keys(kb, g, false);
     move_statistics(kb, g, true);
@@ -295,6 +297,7 @@ dq_by_rows(mc_kb *kb, mc_grad *g, LLVMValueRef heads)
 {
     LLVMValueRef kept;
     kb_loop task = begin_blocks(kb, g, heads, g->a.n_rows, MC_GRAD_ROWS, &g->a.first);
+    mc_grad_find_keys(kb, g);
     mc_grad_load_rows(kb, g);
     move_statistics(kb, g, false);
     mc_grad_start_dq(kb, g);
@@ -315,9 +318,10 @@ dk_dv_by_keys(mc_kb *kb, mc_grad *g, LLVMValueRef heads)
     clear_keys(kb, g, first, kb_min(kb, kb_i64(kb, MC_GRAD_KEYS), kb_sub(kb, g->a.C, first)));
     kb_loop rows = kb_loop_begin(kb, kb_i64(kb, 0), g->a.n_rows, kb_i64(kb, MC_GRAD_ROWS), 0, NULL);
     g->a.first = rows.i;
-    mc_grad_load_rows(kb, g);
+    mc_grad_find_keys(kb, g);
     LLVMValueRef sees = kb_and(kb, kb_icmp(kb, LLVMIntSGE, first, g->begin), kb_icmp(kb, LLVMIntSLT, first, g->end));
     kb_if seen = kb_if_begin(kb, sees);
+    mc_grad_load_rows(kb, g);
     move_statistics(kb, g, false);
     mc_grad_block b = block_at(kb, g, first, &kept);
     make_shares(kb, g, &b);

@@ -1,7 +1,7 @@
 /* grad_attention: the derivative of attention on one block of query rows, and on one of rows and one of keys. A block
  * of rows is loaded, then meets the blocks of its keys in ascending order:
  *
- *     load_rows, start_statistics
+ *     find_keys, load_rows, start_statistics
  *     for each block of keys: make_scores, make_dp, take_max        keys in a.block, values in values
  *     for each: take_sums, then finish_statistics
  *     start_dq, for each: take_shares, add_dq, add_dk_dv; then store_dq */
@@ -29,8 +29,9 @@ typedef struct mc_grad_block {
     LLVMValueRef scores, dp; /* [key][row] */
 } mc_grad_block;
 
-/* Rows from g->a.first on; sets used, begin, end. */
-void mc_grad_load_rows(mc_kb *kb, mc_grad *g);
+/* Sets used, begin and end for the rows from g->a.first on. */
+void mc_grad_find_keys(mc_kb *kb, mc_grad *g);
+void mc_grad_load_rows(mc_kb *kb, const mc_grad *g);
 void mc_grad_start_statistics(mc_kb *kb, const mc_grad *g);
 void mc_grad_finish_statistics(mc_kb *kb, const mc_grad *g);
 void mc_grad_start_dq(mc_kb *kb, const mc_grad *g);

@@ -57,29 +57,39 @@ mc_grad_fill_row(mc_kb *kb, LLVMValueRef to, int64_t n)
     while (kb_vloop_next(kb, &v)) kb_store_f32(kb, MOEC_F32, kb_const(kb->vf, 0), kb_elem(kb, to, v.i, 4), v.mask);
 }
 
-/* Rows past the last see no key; what they hold is a copy of the last. */
+/* Positions ascend with the rows, and so do both ends of what they see. */
 void
-mc_grad_load_rows(mc_kb *kb, mc_grad *g)
+mc_grad_find_keys(mc_kb *kb, mc_grad *g)
 {
     const mc_attend *a = &g->a;
-    LLVMValueRef init[2] = {a->C, kb_i64(kb, -1)}, lo, hi;
-    kb_loop l = mc_attend_count(kb, kb_i64(kb, MC_GRAD_ROWS), 2, init);
+    LLVMValueRef one = kb_i64(kb, 1), low, high, ignored;
+    g->used = kb_min(kb, kb_i64(kb, MC_GRAD_ROWS), kb_sub(kb, a->n_rows, a->first));
+    mc_attend_row top = mc_attend_row_of(kb, a, kb_i64(kb, 0)),
+                  bottom = mc_attend_row_of(kb, a, kb_sub(kb, g->used, one));
+    mc_attend_range(kb, a, top.position, &low, &ignored);
+    mc_attend_range(kb, a, bottom.position, &ignored, &high);
+    g->begin = kb_sub(kb, low, kb_urem(kb, low, kb_i64(kb, MC_GRAD_KEYS)));
+    g->end = kb_min(kb, kb_add(kb, high, one), a->C);
+}
+
+/* Rows past the last see no key; what they hold is a copy of the last. */
+void
+mc_grad_load_rows(mc_kb *kb, const mc_grad *g)
+{
+    const mc_attend *a = &g->a;
+    kb_loop l = mc_attend_count(kb, kb_i64(kb, MC_GRAD_ROWS), 0, NULL);
+    LLVMValueRef low, high;
     mc_attend_row r = mc_attend_row_of(kb, a, l.i);
-    mc_attend_range(kb, a, r.position, &lo, &hi);
-    hi = kb_select(kb, r.valid, kb_min(kb, hi, kb_sub(kb, a->C, kb_i64(kb, 1))), kb_i64(kb, -1));
-    l.v[0] = kb_select(kb, r.valid, kb_min(kb, l.v[0], lo), l.v[0]);
-    l.v[1] = kb_max(kb, l.v[1], hi);
-    kb_store(kb, kb_convert(kb, lo, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
-    kb_store(kb, kb_convert(kb, hi, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
+    mc_attend_range(kb, a, r.position, &low, &high);
+    high = kb_select(kb, r.valid, high, kb_i64(kb, -1));
+    kb_store(kb, kb_convert(kb, low, kb->i32), kb_elem(kb, a->low, l.i, 4), 4);
+    kb_store(kb, kb_convert(kb, high, kb->i32), kb_elem(kb, a->high, l.i, 4), 4);
     LLVMValueRef q = kb_elem(kb, a->q, r.index, a->width * 4), dy = kb_elem(kb, g->dy, r.index, a->value * 4);
     mc_copy_row(kb, q, scratch_row(kb, g->q_rows, l.i, a->width), a->width);
     mc_copy_row(kb, dy, scratch_row(kb, g->dy_rows, l.i, a->value), a->value);
     kb_loop_end(kb, &l);
     turn_rows(kb, g->q_rows, a->qt, a->width);
     turn_rows(kb, g->dy_rows, g->dyt, a->value);
-    g->begin = kb_sub(kb, l.v[0], kb_urem(kb, l.v[0], kb_i64(kb, MC_GRAD_KEYS)));
-    g->end = kb_add(kb, l.v[1], kb_i64(kb, 1));
-    g->used = kb_min(kb, kb_i64(kb, MC_GRAD_ROWS), kb_sub(kb, a->n_rows, a->first));
 }
 
 void

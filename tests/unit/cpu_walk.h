@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { WALK_MAX_THREADS = 16, WALK_MAX_ARGS = 64, WALK_POISON = 0xFF };
+enum { WALK_MAX_THREADS = 16, WALK_MAX_ARGS = 256, WALK_POISON = 0xFF };
 
 typedef struct walk {
     mc_arena *arena;
@@ -245,6 +245,7 @@ walk_func(const walk *w, uint32_t index, void **args, uint32_t weight_base, uint
             continue;
         }
         void *inner[WALK_MAX_ARGS];
+        ck_assert_uint_le(l->n_refs, WALK_MAX_ARGS);
         for (uint32_t j = 0; j < l->n_refs; j++) inner[j] = walk_resolve(w, &f, &w->abi->refs[l->first_ref + j]);
         walk_func(w, l->target, inner, weight_base + l->weight_base, state_base + l->state_base);
     }

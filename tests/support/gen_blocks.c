@@ -201,7 +201,7 @@ latent_block(mc_gen_func *f, mc_value *x)
     static const moec_dtype dtypes[] = {MOEC_F32, MOEC_BF16, MOEC_F16, MOEC_F8E4M3};
     mc_gen *g = f->gen;
     int64_t H = 1 + mc_gen_pick(g, 3), nope = 3, value = 2, rot = 4, latent = 5 + mc_gen_pick(g, 14);
-    moec_dtype dtype = dtypes[mc_gen_pick(g, 4)];
+    moec_dtype dtype = g->f32 ? MOEC_F32 : dtypes[mc_gen_pick(g, 4)];
     mc_value *qn = heads(f, x, H, nope), *qr = heads(f, x, H, rot);
     mc_value *c = mc_gen_unary(f, MC_OP_CACHE, mc_gen_linear(f, x, latent, "attention", 0));
     mc_value *kr = mc_gen_unary(f, MC_OP_CACHE, heads(f, x, 1, rot));

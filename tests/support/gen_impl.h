@@ -11,7 +11,7 @@ typedef struct mc_gen {
     mc_diags *diags;
     uint64_t state; /* of the random numbers */
     int n_names;    /* for weight paths and function names */
-    bool by_token, continuous, trainable;
+    bool by_token, continuous, trainable, f32;
 } mc_gen;
 
 /* A function being built. */

@@ -60,7 +60,7 @@ mc_gen_weight(mc_gen_func *f, const char *role, moec_dtype dtype, int64_t expert
 {
     mc_gen *g = f->gen;
     mc_dim d[MC_MAX_RANK];
-    if (g->trainable && dtype != MOEC_I32) dtype = MOEC_F32;
+    if (g->f32 && dtype != MOEC_I32) dtype = MOEC_F32;
     for (int i = 0; i < rank; i++) d[i] = mc_dim_const(dims[i]);
     mc_str path = mc_strf(g->module->arena, "%s%d.weight", role, g->n_names++);
     return mc_build_weight(&f->b, path, false, role, experts, mc_type_get(g->module, dtype, d, rank));
@@ -70,7 +70,7 @@ static moec_dtype
 any_storage(mc_gen *g)
 {
     static const moec_dtype dtypes[] = {MOEC_F32, MOEC_BF16, MOEC_F16, MOEC_F8E4M3};
-    return g->trainable ? MOEC_F32 : dtypes[mc_gen_pick(g, 4)];
+    return g->f32 ? MOEC_F32 : dtypes[mc_gen_pick(g, 4)];
 }
 
 mc_value *
@@ -145,7 +145,8 @@ mc_gen_module(const mc_gen_options *options, mc_diags *diags)
                 .diags = diags,
                 .by_token = options->by_token,
                 .continuous = options->continuous || options->trainable,
-                .trainable = options->trainable};
+                .trainable = options->trainable,
+                .f32 = options->f32 || options->trainable};
     g.state = options->seed * 0x10001;
     static const char *const symbols[] = {"B", "S", "C", "R"};
     for (int i = 0; i < 4; i++) mc_symbol_get(g.module, mc_str_of(symbols[i]));

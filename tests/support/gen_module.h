@@ -17,6 +17,7 @@ typedef struct mc_gen_options {
     uint64_t seed;
     int n_blocks;
     bool by_token;   /* leave out what makes a token depend on others: capacity and expert choice */
+    bool f32;        /* no parameters in narrow types */
     bool trainable;  /* leave out what autodiff cannot go back through: parameters in f32, no state, no fused forms */
     bool continuous; /* leave out what turns a last-bit difference into a large one: floor, casts to narrow types */
 } mc_gen_options;

@@ -21,8 +21,12 @@
 #define FUSED "fuse-moe{train=1},dce,"
 
 /* The first is compared with finite differences, the others with the first: recompute bit for bit. */
-static const char *const pipelines[] = {BEFORE FUSED "autodiff", BEFORE FUSED "autodiff{recompute=1}",
-                                        BEFORE "autodiff", "@train"};
+static const char *const pipelines[] = {BEFORE FUSED "autodiff",
+                                        BEFORE FUSED "autodiff{recompute=1}",
+                                        BEFORE "autodiff",
+                                        BEFORE FUSED "autodiff,canonicalize,cse,dce,fuse-grad",
+                                        BEFORE FUSED "autodiff{recompute=1},canonicalize,cse,dce,fuse-grad",
+                                        "@train"};
 enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, RECOMPUTE = 1, MAX_FILES = 100, ALL = 200 };
 static const double limit = 1e-6, same_limit = 1e-9;
 

@@ -15,8 +15,12 @@
 
 #define BEFORE "expand-moe,canonicalize,cse,dce,routing-losses,"
 #define FUSED "fuse-moe{train=1},dce,"
-static const char *const pipelines[] = {BEFORE FUSED "autodiff", BEFORE FUSED "autodiff{recompute=1}",
-                                        BEFORE "autodiff", "@train"};
+static const char *const pipelines[] = {BEFORE FUSED "autodiff",
+                                        BEFORE FUSED "autodiff{recompute=1}",
+                                        BEFORE "autodiff",
+                                        BEFORE FUSED "autodiff,canonicalize,cse,dce,fuse-grad",
+                                        BEFORE FUSED "autodiff{recompute=1},canonicalize,cse,dce,fuse-grad",
+                                        "@train"};
 enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, RECOMPUTE = 1 };
 static const double limit = 1e-6, same_limit = 1e-9;
 
@@ -287,6 +291,25 @@ START_TEST(programs)
 }
 END_TEST
 
+/* What cannot be trained is refused, whatever it is made of. */
+START_TEST(refusals)
+{
+    mc_ir_fixture x;
+    mc_ir_setup(&x);
+    mc_gen_options options = {.seed = (uint64_t)_i, .n_blocks = 1 + _i % 7, .f32 = _i % 4 != 0};
+    mc_module *m = mc_gen_module(&options, &x.diags);
+    ck_assert_msg(m != NULL, "%s", mc_ir_messages(&x).data);
+    mc_pass_options how = mc_pass_options_default();
+    how.verify_each = true;
+    if (!mc_run_pipeline(m, MC_STR("@train"), &how, &x.diags)) {
+        mc_code code = x.diags.list.items[x.diags.list.n - 1].code;
+        ck_assert_msg(code == MC_E0508 || code == MC_E0509, "program %d: %s", _i, mc_ir_messages(&x).data);
+    }
+    mc_module_destroy(m);
+    mc_ir_teardown(&x);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -297,6 +320,7 @@ main(void)
     tcase_add_loop_test(c, routes, 0, N_ROUTES);
     tcase_add_loop_test(c, models, 0, N_FAMILIES);
     tcase_add_loop_test(c, programs, 0, more ? atoi(more) : 50);
+    tcase_add_loop_test(c, refusals, 0, more ? atoi(more) : 200);
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

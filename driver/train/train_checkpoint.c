@@ -101,7 +101,7 @@ typedef struct tensor_list {
 static bool
 list_begin(tensor_list *l, const mc_train_state *state)
 {
-    size_t n_bytes = 1, n = 3 * state->params.n + state->n_biases;
+    size_t n_bytes = 1, n = 3 * state->params.n + state->routes.n_biases;
     for (size_t i = 0; i < state->params.n; i++) n_bytes += 4 * (strlen(state->params.items[i].info.path) + 8);
     *l = (tensor_list){.items = calloc(n + 1, sizeof *l->items), .names = malloc(n_bytes)};
     l->at = l->names;
@@ -160,8 +160,8 @@ write_optimizer(const char *path, const mc_train_state *state, mc_fault *fault)
         list_add(&l, "m/", &p->info, p->m);
         list_add(&l, "v/", &p->info, p->v);
     }
-    for (size_t i = 0; i < state->n_biases && good; i++)
-        list_add(&l, "ema/", &state->biases[i].param->info, state->biases[i].ema);
+    for (size_t i = 0; i < state->routes.n_biases && good; i++)
+        list_add(&l, "ema/", &state->routes.biases[i].param->info, state->routes.biases[i].ema);
     moec_status s = good ? mc_st_write(path, l.items, l.n, notes, N_FIELDS + 1, fault) : no_memory(fault);
     list_end(&l);
     return s;
@@ -211,7 +211,7 @@ usual_mode(void)
 }
 
 moec_status
-mc_train_save(const char *directory, const char *name, const mc_train_state *state, mc_fault *fault)
+mc_train_checkpoint_write(const char *directory, const char *name, const mc_train_state *state, mc_fault *fault)
 {
     moec_status s = mc_make_directories(directory, fault);
     if (s != MOEC_OK) return s;
@@ -275,7 +275,7 @@ check_position(const opened *o, uint64_t step, mc_train_position *out, mc_fault 
 }
 
 moec_status
-mc_train_peek(const char *directory, uint64_t step, mc_train_position *out, mc_fault *fault)
+mc_train_checkpoint_peek(const char *directory, uint64_t step, mc_train_position *out, mc_fault *fault)
 {
     opened o;
     moec_status s = open_file(directory, step, optimizer_file, &o, fault);
@@ -307,7 +307,7 @@ static moec_status
 load_optimizer(const opened *o, mc_train_state *state, mc_fault *fault)
 {
     moec_status s = check_position(o, state->at.step, &state->at, fault);
-    size_t expected = state->n_biases;
+    size_t expected = state->routes.n_biases;
     for (size_t i = 0; i < state->params.n && s == MOEC_OK; i++) {
         mc_train_param *p = &state->params.items[i];
         if (!p->trained) continue;
@@ -315,15 +315,15 @@ load_optimizer(const opened *o, mc_train_state *state, mc_fault *fault)
         s = take_tensor(o, "m/", &p->info, p->m, fault);
         if (s == MOEC_OK) s = take_tensor(o, "v/", &p->info, p->v, fault);
     }
-    for (size_t i = 0; i < state->n_biases && s == MOEC_OK; i++)
-        s = take_tensor(o, "ema/", &state->biases[i].param->info, state->biases[i].ema, fault);
+    for (size_t i = 0; i < state->routes.n_biases && s == MOEC_OK; i++)
+        s = take_tensor(o, "ema/", &state->routes.biases[i].param->info, state->routes.biases[i].ema, fault);
     if (s == MOEC_OK && o->file.n_tensors != expected)
         s = mc_fail(fault, MOEC_ERR_MISMATCH, "%s has tensors that this model lacks", o->path);
     return s;
 }
 
 moec_status
-mc_train_load(const char *directory, uint64_t step, mc_train_state *state, mc_fault *fault)
+mc_train_checkpoint_read(const char *directory, uint64_t step, mc_train_state *state, mc_fault *fault)
 {
     opened model, optimizer;
     moec_status s = open_file(directory, step, model_file, &model, fault);

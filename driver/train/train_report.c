@@ -58,12 +58,12 @@ static void
 print_loads(const mc_train_printer *p, const mc_trainer *t)
 {
     int width = 0;
-    for (size_t i = 0; i < t->n_loads; i++)
-        if ((int)strlen(t->loads[i].scope) > width) width = (int)strlen(t->loads[i].scope);
-    for (size_t i = 0; i < t->n_loads; i++) {
+    for (size_t i = 0; i < t->state.routes.n_loads; i++)
+        if ((int)strlen(t->state.routes.loads[i].scope) > width) width = (int)strlen(t->state.routes.loads[i].scope);
+    for (size_t i = 0; i < t->state.routes.n_loads; i++) {
         char bar[MC_TRAIN_BAR_BYTES];
-        double vio = mc_train_bar(t->loads[i].sum, t->loads[i].n_experts, p->utf8, bar);
-        fprintf(p->out, "  %-*s  %s  MaxVio %.2f\n", width, t->loads[i].scope, bar, vio);
+        double vio = mc_train_bar(t->state.routes.loads[i].sum, t->state.routes.loads[i].n_experts, p->utf8, bar);
+        fprintf(p->out, "  %-*s  %s  MaxVio %.2f\n", width, t->state.routes.loads[i].scope, bar, vio);
     }
 }
 
@@ -75,10 +75,10 @@ print_json(const mc_train_printer *p, const mc_trainer *t, const mc_train_report
             "\"lr\":%.9g,\"ms\":%.3f,\"tokens_per_second\":%.1f,\"loads\":{",
             r->step, r->loss, r->cross_entropy, r->aux, r->z, r->grad_norm, r->lr, r->seconds * 1e3,
             tokens_per_second(t, r));
-    for (size_t i = 0; i < t->n_loads; i++) {
-        fprintf(p->out, "%s\"%s\":[", i ? "," : "", t->loads[i].scope);
-        for (size_t e = 0; e < t->loads[i].n_experts; e++)
-            fprintf(p->out, "%s%.0f", e ? "," : "", (double)t->loads[i].sum[e]);
+    for (size_t i = 0; i < t->state.routes.n_loads; i++) {
+        fprintf(p->out, "%s\"%s\":[", i ? "," : "", t->state.routes.loads[i].scope);
+        for (size_t e = 0; e < t->state.routes.loads[i].n_experts; e++)
+            fprintf(p->out, "%s%.0f", e ? "," : "", (double)t->state.routes.loads[i].sum[e]);
         fputs("]", p->out);
     }
     fputs("}}\n", p->out);

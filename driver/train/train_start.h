@@ -2,7 +2,7 @@
 #ifndef MC_DRIVER_TRAIN_START_H
 #define MC_DRIVER_TRAIN_START_H
 
-#include "driver/train/train_params.h"
+#include "driver/train/parameters.h"
 #include "runtime/abi.h"
 
 /* Made up from the seed (train_init.h). Errors: UNSUPPORTED. */

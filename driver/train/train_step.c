@@ -43,8 +43,9 @@ micro_batch(mc_trainer *t, uint64_t number, mc_train_report *r, mc_fault *fault)
         s = moec_train_backward(t->model, &call, &error);
     }
     if (s != MOEC_OK) return mc_fail(fault, s, "step %" PRIu64 ": %s", r->step, error.text);
-    for (size_t i = 0; i < t->n_loads; i++)
-        for (size_t k = 0; k < 2 * t->loads[i].n_experts; k++) t->loads[i].sum[k] += t->loads[i].now[k];
+    for (size_t i = 0; i < t->state.routes.n_loads; i++)
+        for (size_t k = 0; k < 2 * t->state.routes.loads[i].n_experts; k++)
+            t->state.routes.loads[i].sum[k] += t->state.routes.loads[i].now[k];
     return MOEC_OK;
 }
 
@@ -70,11 +71,12 @@ move_biases(mc_trainer *t, uint64_t step, mc_fault *fault)
     const mc_train_settings *set = &t->settings;
     double rate = set->bias_rate * mc_bias_schedule_at(set->bias_schedule, set->bias_until, step, t->options.n_steps);
     moec_error error = {0};
-    for (size_t i = 0; i < t->state.n_biases; i++) {
-        const mc_train_bias *b = &t->state.biases[i];
+    for (size_t i = 0; i < t->state.routes.n_biases; i++) {
+        const mc_train_bias *b = &t->state.routes.biases[i];
         bool ema = set->bias_rule == MOEC_BIAS_EMA;
-        moec_status s = moec_bias_update(set->bias_rule, rate, set->bias_decay, b->n_experts, t->loads[b->output].sum,
-                                         ema ? b->ema : NULL, b->param->value, &error);
+        moec_status s =
+            moec_bias_update(set->bias_rule, rate, set->bias_decay, b->n_experts, t->state.routes.loads[b->load].sum,
+                             ema ? b->ema : NULL, b->param->value, &error);
         if (s != MOEC_OK) return mc_fail(fault, s, "step %" PRIu64 ": %s: %s", step, b->param->info.path, error.text);
     }
     return MOEC_OK;
@@ -88,7 +90,8 @@ mc_trainer_step(mc_trainer *t, mc_train_report *out, mc_fault *fault)
     mc_train_params *params = &t->state.params;
     mc_train_report r = {.step = at->step + 1};
     mc_train_params_zero_grads(params, t->pool);
-    for (size_t i = 0; i < t->n_loads; i++) memset(t->loads[i].sum, 0, 2 * t->loads[i].n_experts * sizeof(float));
+    for (size_t i = 0; i < t->state.routes.n_loads; i++)
+        memset(t->state.routes.loads[i].sum, 0, 2 * t->state.routes.loads[i].n_experts * sizeof(float));
     for (uint64_t m = 0; m < t->options.accumulate; m++) {
         moec_status s = micro_batch(t, at->step * t->options.accumulate + m, &r, fault);
         if (s != MOEC_OK) return s;

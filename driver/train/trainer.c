@@ -1,14 +1,13 @@
 #define _GNU_SOURCE
 #include "driver/train/trainer.h"
 
-#include "driver/train/cross_entropy.h"
+#include "driver/train/train_memory.h"
 #include "driver/train/train_start.h"
-#include "runtime/base/clock.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,12 +27,12 @@ give(mc_fault *fault, const moec_error *error, moec_status s)
 
 /* ---- the model ---- */
 
-static moec_status
-read_settings(mc_trainer *t, mc_fault *fault)
+moec_status
+mc_train_settings_of(const moec_model *model, mc_train_settings *out, mc_fault *fault)
 {
-    json_t *meta = json_loads(moec_model_meta(t->model), 0, NULL);
+    json_t *meta = json_loads(moec_model_meta(model), 0, NULL);
     const char *text = json_string_value(json_object_get(meta, "train"));
-    moec_status s = mc_train_settings_parse(text ? text : "", &t->settings, fault);
+    moec_status s = mc_train_settings_parse(text ? text : "", out, fault);
     json_decref(meta);
     return s;
 }
@@ -52,18 +51,6 @@ check_model(mc_trainer *t, mc_fault *fault)
         moec_model_name(t->model));
 }
 
-/* The name of a dimension of the ids, "[B, S]". */
-static moec_limit
-limit_of(const moec_model *model, int axis, int64_t value, char name[32])
-{
-    moec_tensor_info info = {0};
-    moec_limit limit = {name, value};
-    name[0] = 0;
-    if (moec_model_input(model, 0, &info) != MOEC_OK) return limit;
-    sscanf(info.shape, axis ? "[%*[^,], %31[^]]" : "[%31[^,]", name);
-    return limit;
-}
-
 /* ---- options ---- */
 
 /* The longest windows that the model allows, at most DEFAULT_LENGTH. */
@@ -72,8 +59,8 @@ default_length(const moec_model *model, const moec_abi_model *abi)
 {
     char name[32];
     uint64_t length = DEFAULT_LENGTH;
-    limit_of(model, 1, 0, name);
-    for (uint32_t i = 0; i < abi->n_syms; i++)
+    mc_train_dim_name(model, 1, name);
+    for (uint32_t i = 0; abi && i < abi->n_syms; i++)
         if (strcmp(abi->syms[i].name, name) == 0 && abi->syms[i].hi > 0 && (uint64_t)abi->syms[i].hi < length)
             length = (uint64_t)abi->syms[i].hi;
     return length;
@@ -97,7 +84,7 @@ read_position(mc_trainer *t, mc_fault *fault)
     mc_train_position *at = &t->state.at;
     uint64_t step = mc_train_latest(o->out);
     if (!step) return mc_fail(fault, MOEC_ERR_NOT_FOUND, "%s holds no checkpoint to resume from", o->out);
-    moec_status s = mc_train_peek(o->out, step, at, fault);
+    moec_status s = mc_train_checkpoint_peek(o->out, step, at, fault);
     if (s == MOEC_OK) s = agree(o->batch, at->batch, "batch", fault);
     if (s == MOEC_OK) s = agree(o->length, at->length, "length", fault);
     if (s == MOEC_OK) s = agree(o->accumulate, at->accumulate, "accumulate", fault);
@@ -165,123 +152,42 @@ open_data(mc_trainer *t, mc_fault *fault)
     return MOEC_OK;
 }
 
-/* ---- loads and biases ---- */
-
-/* "layers.3.mlp.load", "load", or with a number behind it. False: another output. */
-static bool
-load_scope(const char *name, size_t *out_len)
-{
-    const char *last = NULL;
-    for (const char *p = name; (p = strstr(p, "load")) != NULL; p++)
-        if ((p == name || p[-1] == '.') && (p[4] == 0 || (p[4] == '.' && strspn(p + 5, "0123456789") == strlen(p + 5))))
-            last = p;
-    if (!last) return false;
-    *out_len = last == name ? 0 : (size_t)(last - name) - 1;
-    return true;
-}
-
-static moec_status
-find_loads(mc_trainer *t, mc_fault *fault)
-{
-    size_t n = moec_model_n_outputs(t->model), len;
-    t->loads = calloc(n + 1, sizeof *t->loads);
-    if (!t->loads) return no_memory(fault);
-    for (size_t i = 0; i < n; i++) {
-        moec_tensor_info info;
-        if (moec_model_output(t->model, i, &info) != MOEC_OK || info.rank != 2 || info.dims[0] != 2 ||
-            info.dims[1] <= 0 || moec_train_output_has_gradient(t->model, i) || !load_scope(info.name, &len))
-            continue;
-        mc_train_load_output *load = &t->loads[t->n_loads++];
-        load->output = i;
-        load->n_experts = (size_t)info.dims[1];
-        load->scope = strndup(info.name, len);
-        load->now = calloc(4 * load->n_experts, sizeof *load->now);
-        load->sum = load->now ? load->now + 2 * load->n_experts : NULL;
-        if (!load->scope || !load->now) return no_memory(fault);
-    }
-    return MOEC_OK;
-}
-
-/* select_bias and logit_bias are vectors of the router, right under the scope of the moe. One without gradient is a
- * selection bias; of those with one, expert_scale is no bias. */
-static int
-bias_score(const mc_train_load_output *load, const mc_train_param *p)
-{
-    size_t len = strlen(load->scope);
-    const char *path = p->info.path, *name = len ? path + len + 1 : path;
-    if (strcmp(p->info.role, "router") != 0 || p->info.dtype != MOEC_F32 || p->info.rank != 1 ||
-        p->n != load->n_experts)
-        return 0;
-    if (len && (strncmp(path, load->scope, len) != 0 || path[len] != '.')) return 0;
-    if (strchr(name, '.')) return 0;
-    return !p->info.has_gradient ? 3 : strstr(name, "logit_bias") ? 2 : strcmp(name, "expert_scale") != 0;
-}
-
-static moec_status
-find_biases(mc_trainer *t, mc_fault *fault)
-{
-    if (!t->settings.has_bias) return MOEC_OK;
-    t->state.biases = calloc(t->n_loads + 1, sizeof *t->state.biases);
-    if (!t->state.biases) return no_memory(fault);
-    for (size_t i = 0; i < t->n_loads; i++) {
-        mc_train_param *best = NULL;
-        for (size_t k = 0; k < t->state.params.n; k++) {
-            mc_train_param *p = &t->state.params.items[k];
-            if (bias_score(&t->loads[i], p) > (best ? bias_score(&t->loads[i], best) : 0)) best = p;
-        }
-        if (!best) continue;
-        mc_train_bias *bias = &t->state.biases[t->state.n_biases++];
-        *bias = (mc_train_bias){best, i, t->loads[i].n_experts, calloc(best->n + 1, sizeof(float))};
-        if (!bias->ema) return no_memory(fault);
-        for (size_t e = 0; e < best->n; e++) bias->ema[e] = 1 / (float)best->n;
-        best->trained = false; /* the rule alone moves it */
-    }
-    if (t->state.n_biases) return MOEC_OK;
-    return mc_fail(fault, MOEC_ERR_UNSUPPORTED, "train: bias: no route of the model has a bias to move");
-}
-
 /* ---- memory ---- */
 
-/* Takes n_bytes from a buffer that is laid out as it is counted: without data only *at moves. */
+/* The next array of the batch. */
 static void *
 carve(mc_trainer *t, size_t *at, size_t n_bytes)
 {
-    void *address = t->buffers.data ? t->buffers.data + *at : NULL;
-    *at += (n_bytes + 63) / 64 * 64;
+    void *address = t->buffers.data + *at;
+    *at += mc_train_rounded(n_bytes);
     return address;
 }
 
 static void
-lay_out(mc_trainer *t, size_t *at)
+lay_out(mc_trainer *t)
 {
-    size_t n_rows = (size_t)(t->options.batch * t->options.length);
-    t->ids = carve(t, at, n_rows * sizeof *t->ids);
-    t->targets = carve(t, at, n_rows * sizeof *t->targets);
-    t->row_losses = carve(t, at, n_rows * sizeof *t->row_losses);
-    t->logits = carve(t, at, n_rows * (size_t)t->vocab * sizeof *t->logits);
+    size_t n_rows = (size_t)(t->options.batch * t->options.length), at = 0;
+    t->ids = carve(t, &at, n_rows * sizeof *t->ids);
+    t->targets = carve(t, &at, n_rows * sizeof *t->targets);
+    t->row_losses = carve(t, &at, n_rows * sizeof *t->row_losses);
+    t->logits = carve(t, &at, n_rows * (size_t)t->vocab * sizeof *t->logits);
+    assert(at == t->buffers.n_bytes);
 }
 
 static moec_status
 reserve(mc_trainer *t, mc_fault *fault)
 {
     char names[2][32];
-    moec_limit dims[2] = {limit_of(t->model, 0, (int64_t)t->options.batch, names[0]),
-                          limit_of(t->model, 1, (int64_t)t->options.length, names[1])};
-    moec_train_sizes sizes;
-    moec_error error = {0};
-    size_t n_bytes = 0, n_values;
-    if (__builtin_mul_overflow(t->options.batch * t->options.length, (uint64_t)t->vocab, &n_values) ||
-        n_values > SIZE_MAX / 64)
-        return mc_fail(fault, MOEC_ERR_RANGE, "--batch %" PRIu64 " --length %" PRIu64 " is larger than memory",
-                       t->options.batch, t->options.length);
-    moec_status s = moec_train_query(t->model, dims, 2, moec_threads_count(t->threads), &sizes, &error);
-    if (s != MOEC_OK) return give(fault, &error, s);
-    lay_out(t, &n_bytes);
-    s = mc_pages_alloc(n_bytes, "a batch", &t->buffers, fault);
-    if (s == MOEC_OK) s = mc_pages_alloc(sizes.saved_bytes, "what forward saves", &t->saved, fault);
-    if (s == MOEC_OK) s = mc_pages_alloc(sizes.workspace_bytes, "the workspace", &t->workspace, fault);
-    n_bytes = 0;
-    if (s == MOEC_OK) lay_out(t, &n_bytes);
+    mc_train_memory memory;
+    const moec_limit dims[2] = {{names[0], (int64_t)t->options.batch}, {names[1], (int64_t)t->options.length}};
+    for (int i = 0; i < 2; i++) mc_train_dim_name(t->model, i, names[i]);
+    moec_status s =
+        mc_train_memory_of(t->model, &t->state.params, dims, 2, moec_threads_count(t->threads), &memory, fault);
+    if (s != MOEC_OK) return s;
+    s = mc_pages_alloc(memory.batch, "a batch", &t->buffers, fault);
+    if (s == MOEC_OK) s = mc_pages_alloc(memory.saved, "what forward saves", &t->saved, fault);
+    if (s == MOEC_OK) s = mc_pages_alloc(memory.workspace, "the workspace", &t->workspace, fault);
+    if (s == MOEC_OK) lay_out(t);
     return s;
 }
 
@@ -318,9 +224,10 @@ connect(mc_trainer *t, mc_fault *fault)
         add_tensor(t->cotangents, &t->n_cotangents, t->model, i, is_aux ? &t->aux_factor : &t->z_factor,
                    sizeof t->aux_factor);
     }
-    for (size_t i = 0; i < t->n_loads; i++)
-        add_tensor(t->outputs, &t->n_outputs, t->model, t->loads[i].output, t->loads[i].now,
-                   2 * t->loads[i].n_experts * sizeof(float));
+    for (size_t i = 0; i < t->state.routes.n_loads; i++) {
+        const mc_train_load *load = &t->state.routes.loads[i];
+        add_tensor(t->outputs, &t->n_outputs, t->model, load->output, load->now, 2 * load->n_experts * sizeof(float));
+    }
     return MOEC_OK;
 }
 
@@ -338,7 +245,7 @@ static moec_status
 start(mc_trainer *t, const moec_abi_model *abi, mc_fault *fault)
 {
     const mc_train_options *o = &t->options;
-    if (o->resume) return mc_train_load(o->out, t->state.at.step, &t->state, fault);
+    if (o->resume) return mc_train_checkpoint_read(o->out, t->state.at.step, &t->state, fault);
     if (o->weights) return mc_train_start_from(&t->state.params, abi, o->weights, o->map, fault);
     return mc_train_start_fresh(&t->state.params, o->seed, fault);
 }
@@ -358,13 +265,13 @@ mc_trainer_open(const moec_model *model, const moec_abi_model *abi, const mc_tra
 {
     *out = (mc_trainer){.model = model, .options = *options};
     moec_status s = check_model(out, fault);
-    if (s == MOEC_OK) s = read_settings(out, fault);
+    if (s == MOEC_OK) s = mc_train_settings_of(model, &out->settings, fault);
     if (s == MOEC_OK) s = complete_options(out, abi, fault);
     if (s == MOEC_OK) s = open_data(out, fault);
     if (s == MOEC_OK) s = start_threads(out, fault);
     if (s == MOEC_OK) s = mc_train_params_create(model, &out->state.params, fault);
-    if (s == MOEC_OK) s = find_loads(out, fault);
-    if (s == MOEC_OK) s = find_biases(out, fault);
+    if (s == MOEC_OK)
+        s = mc_train_routes_find(model, &out->state.params, out->settings.has_bias, &out->state.routes, fault);
     if (s == MOEC_OK) s = reserve(out, fault);
     if (s == MOEC_OK) s = connect(out, fault);
     if (s == MOEC_OK) s = mc_train_params_reserve(&out->state.params, fault);
@@ -376,13 +283,7 @@ mc_trainer_open(const moec_model *model, const moec_abi_model *abi, const mc_tra
 void
 mc_trainer_close(mc_trainer *t)
 {
-    for (size_t i = 0; i < t->n_loads; i++) {
-        free(t->loads[i].scope);
-        free(t->loads[i].now);
-    }
-    for (size_t i = 0; i < t->state.n_biases; i++) free(t->state.biases[i].ema);
-    free(t->loads);
-    free(t->state.biases);
+    mc_train_routes_destroy(&t->state.routes);
     free(t->outputs);
     free(t->cotangents);
     mc_train_params_destroy(&t->state.params);

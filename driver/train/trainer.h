@@ -22,17 +22,14 @@ typedef struct mc_train_options {
     uint64_t model_hash; /* of whatever decides the model */
 } mc_train_options;
 
+/* What the train block of a compiled model says. Errors: as mc_train_settings_parse. */
+moec_status mc_train_settings_of(const moec_model *model, mc_train_settings *out, mc_fault *fault) MOEC_MUST_USE;
+
 typedef struct mc_train_report {
     uint64_t step;
     double loss, cross_entropy, aux, z; /* loss = cross_entropy + weights * (aux, z) */
     double grad_norm, lr, seconds;
 } mc_train_report;
-
-typedef struct mc_train_load_output { /* what a route chose in the last step, all micro-batches together */
-    char *scope;                      /* "layers.3.mlp" */
-    size_t output, n_experts;
-    float *now, *sum; /* [2][n_experts]: counts, and sums of weights */
-} mc_train_load_output;
 
 typedef struct mc_trainer {
     const moec_model *model;
@@ -43,8 +40,6 @@ typedef struct mc_trainer {
     mc_pool *pool;
     moec_threads *threads;
     int64_t vocab;
-    mc_train_load_output *loads;
-    size_t n_loads;
     /* one micro-batch */
     mc_pages buffers, saved, workspace;
     int32_t *ids, *targets;

@@ -399,7 +399,8 @@ make_run(small_run *r, float begin)
     r->items[1] = (mc_train_param){
         .info = {.path = "mlp.select_bias", .dtype = MOEC_F32, .rank = 1, .dims = {3}}, .n = 3, .value = r->b};
     r->bias = (mc_train_bias){.param = &r->items[1], .n_experts = 3, .ema = r->ema};
-    r->state = (mc_train_state){.at = {200, 1000, 8, 256, 1, UINT64_MAX, 11, 12}, .biases = &r->bias, .n_biases = 1};
+    r->state = (mc_train_state){.at = {200, 1000, 8, 256, 1, UINT64_MAX, 11, 12},
+                                .routes = {.biases = &r->bias, .n_biases = 1}};
     r->state.params.items = r->items;
     r->state.params.n = 2;
 }
@@ -413,35 +414,35 @@ START_TEST(test_checkpoint)
     make_run(&run, 1);
     make_run(&back, 0);
     ck_assert_uint_eq(mc_train_latest(out), 0);
-    ck_assert_msg(mc_train_save(out, "tiny", &run.state, &fault) == MOEC_OK, "%s", fault.text);
+    ck_assert_msg(mc_train_checkpoint_write(out, "tiny", &run.state, &fault) == MOEC_OK, "%s", fault.text);
     run.state.at.step = 9;
-    ck_assert_msg(mc_train_save(out, "tiny", &run.state, &fault) == MOEC_OK, "%s", fault.text);
+    ck_assert_msg(mc_train_checkpoint_write(out, "tiny", &run.state, &fault) == MOEC_OK, "%s", fault.text);
     ck_assert_uint_eq(mc_train_latest(out), 200);
-    ck_assert_msg(mc_train_peek(out, 200, &at, &fault) == MOEC_OK, "%s", fault.text);
+    ck_assert_msg(mc_train_checkpoint_peek(out, 200, &at, &fault) == MOEC_OK, "%s", fault.text);
     run.state.at.step = 200;
     ck_assert_mem_eq(&at, &run.state.at, sizeof at);
-    ck_assert_msg(mc_train_load(out, 200, &back.state, &fault) == MOEC_OK, "%s", fault.text);
+    ck_assert_msg(mc_train_checkpoint_read(out, 200, &back.state, &fault) == MOEC_OK, "%s", fault.text);
     ck_assert_mem_eq(back.w, run.w, sizeof run.w);
     ck_assert_mem_eq(back.m, run.m, sizeof run.m);
     ck_assert_mem_eq(back.v, run.v, sizeof run.v);
     ck_assert_mem_eq(back.b, run.b, sizeof run.b);
     ck_assert_mem_eq(back.ema, run.ema, sizeof run.ema);
     /* A checkpoint that is there stays as it is. */
-    ck_assert_int_eq(mc_train_save(out, "tiny", &run.state, &fault), MOEC_ERR_IO);
+    ck_assert_int_eq(mc_train_checkpoint_write(out, "tiny", &run.state, &fault), MOEC_ERR_IO);
     ck_assert(strstr(fault.text, "step-000200"));
     /* Other models. */
     back.items[0].info.dims[0] = 3;
     back.items[0].info.dims[1] = 2;
-    ck_assert_int_eq(mc_train_load(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
+    ck_assert_int_eq(mc_train_checkpoint_read(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
     ck_assert(strstr(fault.text, "another shape"));
     back.items[0].info.path = "b.weight";
-    ck_assert_int_eq(mc_train_load(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
+    ck_assert_int_eq(mc_train_checkpoint_read(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
     ck_assert(strstr(fault.text, "lacks b.weight"));
     back.state.params.items = back.items + 1;
     back.state.params.n = 1;
-    ck_assert_int_eq(mc_train_load(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
+    ck_assert_int_eq(mc_train_checkpoint_read(out, 200, &back.state, &fault), MOEC_ERR_MISMATCH);
     ck_assert(strstr(fault.text, "tensors that this model lacks"));
-    ck_assert_int_eq(mc_train_peek(out, 7, &at, &fault), MOEC_ERR_NOT_FOUND);
+    ck_assert_int_eq(mc_train_checkpoint_peek(out, 7, &at, &fault), MOEC_ERR_NOT_FOUND);
     test_directory_remove(directory);
 }
 END_TEST
@@ -466,14 +467,14 @@ START_TEST(test_checkpoint_disk_full)
     mc_fault fault = {0};
     struct rlimit old, small = {1000, 1000};
     make_run(&run, 1);
-    ck_assert_int_eq(mc_train_save(directory, "tiny", &run.state, &fault), MOEC_OK);
+    ck_assert_int_eq(mc_train_checkpoint_write(directory, "tiny", &run.state, &fault), MOEC_OK);
     run.state.at.step = 201;
     signal(SIGXFSZ, SIG_IGN);
     ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &old), 0);
     small.rlim_max = old.rlim_max;
     for (small.rlim_cur = 0; small.rlim_cur < 600; small.rlim_cur += 37) {
         ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &small), 0);
-        moec_status s = mc_train_save(directory, "tiny", &run.state, &fault);
+        moec_status s = mc_train_checkpoint_write(directory, "tiny", &run.state, &fault);
         ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &old), 0);
         if (s == MOEC_OK) break;
         ck_assert_int_eq(s, MOEC_ERR_IO);
@@ -495,15 +496,15 @@ START_TEST(test_checkpoint_cut)
     mc_buf bytes = {0};
     make_run(&run, 1);
     make_run(&back, 0);
-    ck_assert_int_eq(mc_train_save(directory, "tiny", &run.state, &fault), MOEC_OK);
+    ck_assert_int_eq(mc_train_checkpoint_write(directory, "tiny", &run.state, &fault), MOEC_OK);
     const char *path = test_path(directory, _i ? "step-000200/model.safetensors" : "step-000200/optimizer.safetensors");
     ck_assert_int_eq(mc_file_read(path, 1 << 20, &bytes, &fault), MOEC_OK);
     for (size_t n = 0; n < bytes.len; n++) {
         write_bytes(path, bytes.data, n);
-        ck_assert_int_ne(mc_train_load(directory, 200, &back.state, &fault), MOEC_OK);
+        ck_assert_int_ne(mc_train_checkpoint_read(directory, 200, &back.state, &fault), MOEC_OK);
     }
     write_bytes(path, bytes.data, bytes.len);
-    ck_assert_int_eq(mc_train_load(directory, 200, &back.state, &fault), MOEC_OK);
+    ck_assert_int_eq(mc_train_checkpoint_read(directory, 200, &back.state, &fault), MOEC_OK);
     mc_buf_fini(&bytes);
     test_directory_remove(directory);
 }

@@ -1,7 +1,7 @@
-/* train_params: the parameters of a model in memory, with gradients and the optimizer's moments, and what every step
+/* parameters: the parameters of a model in memory, with gradients and the optimizer's moments, and what every step
  * does to all of them. Work is cut into chunks of fixed size, so its results do not depend on the threads. */
-#ifndef MC_DRIVER_TRAIN_PARAMS_H
-#define MC_DRIVER_TRAIN_PARAMS_H
+#ifndef MC_DRIVER_TRAIN_PARAMETERS_H
+#define MC_DRIVER_TRAIN_PARAMETERS_H
 
 #include "driver/train/adamw.h"
 #include "moec/train.h"

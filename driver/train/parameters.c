@@ -1,4 +1,4 @@
-#include "driver/train/train_params.h"
+#include "driver/train/parameters.h"
 
 #include <math.h>
 #include <stdlib.h>

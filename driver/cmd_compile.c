@@ -28,12 +28,15 @@ static bool
 choose_emit(const mc_cli *cli, emit_kind *out)
 {
     const char *word = mc_cli_value(cli, MC_OPTION_EMIT);
-    *out = EMIT_EXE;
+    bool train = mc_cli_has(cli, MC_OPTION_TRAIN);
+    *out = train ? EMIT_LIB : EMIT_EXE;
     if (!word) return true;
     for (int i = 0; i < N_EMIT; i++) {
         if (strcmp(word, emit_names[i]) != 0) continue;
         *out = (emit_kind)i;
-        return true;
+        if (*out != EMIT_EXE || !train) return true;
+        mc_cli_usage("--train makes no executable: it has no weights of its own; use --emit lib, or moec train");
+        return false;
     }
     mc_cli_usage("--emit is one of exe, lib, ir, plan, ll, asm, obj, header, not '%s'", word);
     return false;

@@ -33,9 +33,16 @@ mc_command_options(const mc_cli *cli, moec_compile_options *out)
                                   .target = mc_cli_value(cli, MC_OPTION_TARGET),
                                   .pipeline = mc_cli_value(cli, MC_OPTION_PASSES),
                                   .cache = mc_cli_value(cli, MC_OPTION_CACHE_DIR),
+                                  .train = mc_cli_has(cli, MC_OPTION_TRAIN),
+                                  .recompute = mc_cli_has(cli, MC_OPTION_RECOMPUTE),
+                                  .frozen = mc_cli_value(cli, MC_OPTION_FROZEN),
                                   .remarks = mc_cli_has(cli, MC_OPTION_REMARKS),
                                   .color = cli->color,
                                   .on_diagnostic = print_text};
+    if (!out->train && (out->recompute || out->frozen)) {
+        mc_cli_usage("--recompute and --frozen go with --train");
+        return false;
+    }
     const char *form = mc_cli_value(cli, MC_OPTION_DIAGNOSTICS);
     if (!form || strcmp(form, "text") == 0) return true;
     out->on_diagnostic = print_json;

@@ -3,6 +3,8 @@
 #define _GNU_SOURCE
 #include "driver/link.h"
 
+#include "runtime/abi.h"
+
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +23,7 @@ extern const unsigned char mc_embedded_rt_object[], mc_embedded_rt_object_end[];
 extern const unsigned char mc_embedded_app_object[], mc_embedded_app_object_end[];
 extern const char mc_embedded_base_h[], mc_embedded_base_h_end[];
 extern const char mc_embedded_runtime_h[], mc_embedded_runtime_h_end[];
+extern const char mc_embedded_train_h[], mc_embedded_train_h_end[];
 
 /* The runtime that travels inside moec is for the machine moec itself was built for. */
 static moec_status
@@ -259,6 +262,19 @@ mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind
     return status;
 }
 
+/* A public header without its line `include`: what it names stands above already. */
+static void
+add_header(const char *begin, const char *end, const char *include, mc_buf *out)
+{
+    mc_str text = {begin, (size_t)(end - begin)};
+    const char *at = strstr(text.data, include); /* a zero byte follows each embedded file */
+    if (at) {
+        mc_buf_write(out, text.data, (size_t)(at - text.data));
+        text = mc_str_slice(text, (size_t)(at - text.data) + strlen(include), text.len);
+    }
+    mc_buf_str(out, text);
+}
+
 void
 mc_write_header(const char *name, mc_buf *out)
 {
@@ -268,14 +284,8 @@ mc_write_header(const char *name, mc_buf *out)
         " * library itself. The model's own functions stand at the end; the rest is moec's runtime interface. */\n\n",
         name);
     mc_buf_write(out, mc_embedded_base_h, (size_t)(mc_embedded_base_h_end - mc_embedded_base_h));
-    mc_str runtime = {mc_embedded_runtime_h, (size_t)(mc_embedded_runtime_h_end - mc_embedded_runtime_h)};
-    const char *include = "#include \"moec/base.h\"\n"; /* it stands above already */
-    const char *at = strstr(runtime.data, include);
-    if (at) {
-        mc_buf_write(out, runtime.data, (size_t)(at - runtime.data));
-        runtime = mc_str_slice(runtime, (size_t)(at - runtime.data) + strlen(include), runtime.len);
-    }
-    mc_buf_str(out, runtime);
+    add_header(mc_embedded_runtime_h, mc_embedded_runtime_h_end, "#include \"moec/base.h\"\n", out);
+    add_header(mc_embedded_train_h, mc_embedded_train_h_end, "#include \"moec/runtime.h\"\n", out);
     mc_buf_printf(
         out,
         "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
@@ -283,7 +293,7 @@ mc_write_header(const char *name, mc_buf *out)
         "const struct moec_abi_model *moec_abi_query_%s(uint32_t version);\n\n"
         "/* A handle for the model; end it with moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
         "static inline moec_status\n%s_open(moec_model **out_model, moec_error *error)\n{\n"
-        "    return moec_model_from_abi(moec_abi_query_%s(1), out_model, error);\n}\n\n"
+        "    return moec_model_from_abi(moec_abi_query_%s(%u), out_model, error);\n}\n\n"
         "#ifdef __cplusplus\n}\n#endif\n#endif\n",
-        name, name, name, name, name);
+        name, name, name, name, name, MOEC_ABI_VERSION);
 }

@@ -84,8 +84,23 @@ strings(mc_unit *u, const char *const *items, size_t n)
     return out;
 }
 
-bool
-mc_unit_elaborate(mc_unit *u)
+/* Training keeps parameters in f32, whatever the text stores them in, unless a setting says otherwise. */
+static void
+add_training_settings(mc_unit *u, mc_elab_options *options)
+{
+    static const char storage[] = "precision.storage=";
+    mc_str *all = MC_NEW_N(u->arena, mc_str, options->n_settings + 1);
+    for (size_t i = 0; i < options->n_settings; i++) {
+        if (mc_str_starts(options->settings[i], storage)) return;
+        all[i + 1] = options->settings[i];
+    }
+    all[0] = MC_STR("precision.storage=f32");
+    options->settings = all;
+    options->n_settings++;
+}
+
+static bool
+elaborate(mc_unit *u)
 {
     const moec_compile_options *o = u->options;
     if (mc_str_ends(mc_source_of(&u->sources, (mc_span){u->file, 0, 0})->name, ".moir")) {
@@ -99,6 +114,7 @@ mc_unit_elaborate(mc_unit *u)
                                .n_settings = o->n_settings,
                                .weights_map = mc_str_of(o->map),
                                .load = load_use};
+    if (o->train) add_training_settings(u, &options);
     mc_fault fault = {0};
     if (o->config && mc_unit_read_config(u, o->config, &options.config, &fault) != MOEC_OK)
         return mc_error(&u->diags, (mc_span){0}, MC_E0909, "%s", fault.text);
@@ -108,10 +124,26 @@ mc_unit_elaborate(mc_unit *u)
 }
 
 bool
+mc_unit_elaborate(mc_unit *u)
+{
+    const char *frozen = u->options->train ? u->options->frozen : NULL;
+    if (!elaborate(u)) return false;
+    if (frozen && *frozen) mc_module_set_meta(u->module, MC_STR("train.frozen"), mc_str_of(frozen));
+    return true;
+}
+
+bool
 mc_unit_passes(mc_unit *u, const mc_pass_options *pass_options)
 {
     mc_pass_options options = pass_options ? *pass_options : mc_pass_options_default();
-    mc_str pipeline = u->options->pipeline ? mc_str_of(u->options->pipeline) : MC_STR("@default");
+    mc_str pipeline = u->options->pipeline ? mc_str_of(u->options->pipeline)
+                      : u->options->train  ? MC_STR("@train")
+                                           : MC_STR("@default");
+    mc_pass_setting *settings = MC_NEW_N(u->arena, mc_pass_setting, options.n_settings + 1);
+    for (size_t i = 0; i < options.n_settings; i++) settings[i] = options.settings[i];
+    if (u->options->train && u->options->recompute)
+        settings[options.n_settings++] = (mc_pass_setting){MC_STR("recompute"), 1};
+    options.settings = settings;
     return mc_run_pipeline(u->module, pipeline, &options, &u->diags);
 }
 

@@ -3,6 +3,8 @@
  * index once costs microseconds. What the tables say wrongly is MOEC_ERR_INTERNAL: a fault of ours. */
 #include "runtime/abi_model.h"
 
+#include "runtime/train_params.h"
+
 #include "runtime/host_cpu.h"
 #include "runtime/pack.h"
 
@@ -164,6 +166,37 @@ check_func(const moec_abi_model *m, uint32_t index, uint32_t weights, uint32_t s
     return MOEC_OK;
 }
 
+static bool
+indices_ok(const uint32_t *list, uint32_t n, const moec_abi_tensor *table, uint32_t n_table)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i] >= n_table || table[list[i]].dtype != MOEC_F32) return false;
+    return true;
+}
+
+static moec_status
+check_training(moec_model *model, mc_fault *error)
+{
+    const moec_abi_model *m = model->abi;
+    if (m->backward == UINT32_MAX) {
+        bool none = !m->n_saved && !m->n_cotangents && !m->n_input_grads;
+        return none ? MOEC_OK : mc_fail(error, MOEC_ERR_INTERNAL, "saved values without a backward function");
+    }
+    for (uint32_t i = 0; i < m->n_saved; i++)
+        if (!tensor_ok(m, &m->saved[i])) return mc_fail(error, MOEC_ERR_INTERNAL, "saved value %u is malformed", i);
+    if (m->backward >= m->n_funcs || m->backward_weight_base > m->n_weights || m->n_states ||
+        !indices_ok(m->cotangents, m->n_cotangents, m->outputs, m->n_outputs) ||
+        !indices_ok(m->input_grads, m->n_input_grads, m->inputs, m->n_inputs))
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the tables of the backward function are wrong");
+    const moec_abi_func *f = &m->funcs[m->backward];
+    uint64_t n_formals = (uint64_t)m->n_inputs + m->n_saved + m->n_cotangents;
+    if (f->n_formals != n_formals || f->n_results != m->n_input_grads)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the backward function does not fit its tables");
+    model->trainable = true;
+    moec_status s = check_func(m, m->backward, m->backward_weight_base, 0, 0, error);
+    return s == MOEC_OK ? mc_params_find(model, error) : s;
+}
+
 static int64_t
 language_model_vocab(const moec_abi_model *m)
 {
@@ -181,9 +214,10 @@ mc_model_check(moec_model *model, mc_fault *error)
     moec_status s = check_tables(m, error);
     if (s != MOEC_OK) return s;
     const moec_abi_func *entry = &m->funcs[m->entry];
-    if (entry->n_formals != m->n_inputs || entry->n_results != m->n_outputs)
+    if (entry->n_formals != m->n_inputs || entry->n_results - m->n_outputs != m->n_saved)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the model function and the tables of inputs and outputs disagree");
     s = check_func(m, m->entry, 0, 0, 0, error);
+    if (s == MOEC_OK) s = check_training(model, error);
     if (s != MOEC_OK) return s;
     model->sym_new = model->sym_total = MC_NO_SYM;
     model->sym_batch = m->batch_sym < m->n_syms ? (uint8_t)m->batch_sym : MC_NO_SYM;
@@ -192,8 +226,8 @@ mc_model_check(moec_model *model, mc_fault *error)
         if (m->syms[i].kind == 2) model->sym_total = (uint8_t)i;
     }
     for (uint32_t i = 0; i < m->n_weights; i++) {
-        uint64_t n_bytes;
-        if (!mc_packed_bytes(&m->weights[i], &n_bytes))
+        uint64_t n_bytes = 0;
+        if (m->weights[i].layout != MOEC_ABI_GRAD && !mc_packed_bytes(&m->weights[i], &n_bytes))
             return mc_fail(error, MOEC_ERR_INTERNAL, "weight %u has a malformed layout", i);
         model->weights_bytes += n_bytes;
     }
@@ -229,7 +263,7 @@ moec_model_from_abi(const struct moec_abi_model *abi, moec_model **out_model, mo
     model->abi = abi;
     moec_status status = mc_model_check(model, &e);
     if (status != MOEC_OK)
-        free(model);
+        moec_model_destroy(model);
     else
         *out_model = model;
     return mc_give(error, &e, status);
@@ -238,6 +272,8 @@ moec_model_from_abi(const struct moec_abi_model *abi, moec_model **out_model, mo
 void
 moec_model_destroy(moec_model *model)
 {
+    if (!model) return;
+    mc_params_free(model);
     free(model);
 }
 
@@ -302,8 +338,8 @@ moec_model_n_outputs(const moec_model *model)
     return model->abi->n_outputs;
 }
 
-static moec_status
-tensor_info(const moec_abi_model *m, const moec_abi_tensor *t, moec_tensor_info *out)
+void
+mc_tensor_describe(const moec_abi_model *m, const moec_abi_tensor *t, moec_tensor_info *out)
 {
     *out = (moec_tensor_info){.name = t->name, .dtype = (moec_dtype)t->dtype, .rank = t->rank, .limit = t->limit};
     size_t len = 0, cap = sizeof out->shape;
@@ -317,21 +353,22 @@ tensor_info(const moec_abi_model *m, const moec_abi_tensor *t, moec_tensor_info 
     }
     out->shape[len] = ']';
     out->shape[len + 1] = 0;
-    return MOEC_OK;
 }
 
 moec_status
 moec_model_input(const moec_model *model, size_t index, moec_tensor_info *out_info)
 {
     if (index >= model->abi->n_inputs) return MOEC_ERR_ARGUMENT;
-    return tensor_info(model->abi, &model->abi->inputs[index], out_info);
+    mc_tensor_describe(model->abi, &model->abi->inputs[index], out_info);
+    return MOEC_OK;
 }
 
 moec_status
 moec_model_output(const moec_model *model, size_t index, moec_tensor_info *out_info)
 {
     if (index >= model->abi->n_outputs) return MOEC_ERR_ARGUMENT;
-    return tensor_info(model->abi, &model->abi->outputs[index], out_info);
+    mc_tensor_describe(model->abi, &model->abi->outputs[index], out_info);
+    return MOEC_OK;
 }
 
 int64_t

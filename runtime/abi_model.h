@@ -14,6 +14,10 @@ struct moec_model {
     uint8_t sym_new, sym_total, sym_batch; /* indices into abi->syms, or MC_NO_SYM */
     int64_t vocab;                         /* 0: not a language model */
     uint64_t weights_bytes;
+    bool trainable;          /* it has a backward function */
+    struct mc_param *params; /* n_params; runtime/train_params.h */
+    uint32_t n_params;
+    uint32_t *param_of; /* n_weights: the parameter of each entry of the weight table */
 };
 
 /* mul * product + add. False on overflow, or when a symbol that is used has no value (negative). */
@@ -26,6 +30,10 @@ void mc_expr_text(const moec_abi_model *abi, const moec_abi_expr *e, char *out, 
 /* Copies the text of an internal error to a public one and gives the status back. */
 moec_status mc_give(moec_error *out, const mc_fault *in, moec_status status);
 
+/* The public description of a table entry. */
+void mc_tensor_describe(const moec_abi_model *abi, const moec_abi_tensor *t, moec_tensor_info *out);
+
+/* Fills the model, whose abi is set. */
 moec_status mc_model_check(moec_model *model, mc_fault *error) MOEC_MUST_USE;
 
 #endif

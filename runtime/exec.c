@@ -12,31 +12,48 @@ enum { SLOT_ALIGN = 64 };
  * name a dimension that has none; only what is reached must have a value. */
 #define NO_VALUE INT64_MIN
 
-static void *
-zeroed(size_t n, size_t n_bytes)
+/* One array after another, each of 8-byte elements. */
+size_t
+mc_exec_table_bytes(const moec_abi_model *m)
 {
-    return calloc(n ? n : 1, n_bytes);
+    return 8 * ((size_t)m->n_syms + m->n_exprs + m->n_refs + m->n_slots + 2 * (size_t)m->n_funcs + m->n_states + 1);
+}
+
+static void *
+take(unsigned char **at, size_t n)
+{
+    void *p = *at;
+    *at += 8 * n;
+    return p;
+}
+
+void
+mc_exec_place(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, void *memory)
+{
+    unsigned char *at = memory;
+    memset(memory, 0, mc_exec_table_bytes(abi));
+    *x = (mc_exec){.abi = abi, .pool = pool};
+    x->syms = take(&at, abi->n_syms);
+    x->expr_values = take(&at, abi->n_exprs);
+    x->ref_offsets = take(&at, abi->n_refs);
+    x->slot_offsets = take(&at, abi->n_slots);
+    x->frame_bytes = take(&at, abi->n_funcs);
+    x->deep_bytes = take(&at, abi->n_funcs);
+    x->states = take(&at, abi->n_states);
 }
 
 moec_status
 mc_exec_init(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, bool profile, mc_fault *error)
 {
-    *x = (mc_exec){.abi = abi, .pool = pool};
-    x->syms = zeroed(abi->n_syms, sizeof *x->syms);
-    x->expr_values = zeroed(abi->n_exprs, sizeof *x->expr_values);
-    x->ref_offsets = zeroed(abi->n_refs, sizeof *x->ref_offsets);
-    x->slot_offsets = zeroed(abi->n_slots, sizeof *x->slot_offsets);
-    x->frame_bytes = zeroed(abi->n_funcs, sizeof *x->frame_bytes);
-    x->deep_bytes = zeroed(abi->n_funcs, sizeof *x->deep_bytes);
-    x->states = zeroed(abi->n_states, sizeof *x->states);
-    bool ok =
-        x->syms && x->expr_values && x->ref_offsets && x->slot_offsets && x->frame_bytes && x->deep_bytes && x->states;
-    if (profile) {
-        x->launch_seconds = zeroed(abi->n_launches, sizeof *x->launch_seconds);
-        x->launch_counts = zeroed(abi->n_launches, sizeof *x->launch_counts);
-        ok = ok && x->launch_seconds && x->launch_counts;
-    }
-    if (ok) return MOEC_OK;
+    void *tables = malloc(mc_exec_table_bytes(abi));
+    *x = (mc_exec){0};
+    if (!tables) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    mc_exec_place(x, abi, pool, tables);
+    x->tables = tables;
+    if (!profile) return MOEC_OK;
+    x->launch_seconds = calloc((size_t)abi->n_launches + 1, sizeof *x->launch_seconds);
+    x->launch_counts = calloc((size_t)abi->n_launches + 1, sizeof *x->launch_counts);
+    if (x->launch_seconds && x->launch_counts) return MOEC_OK;
     mc_exec_fini(x);
     return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
 }
@@ -44,13 +61,7 @@ mc_exec_init(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, bool profile,
 void
 mc_exec_fini(mc_exec *x)
 {
-    free(x->syms);
-    free(x->expr_values);
-    free(x->ref_offsets);
-    free(x->slot_offsets);
-    free(x->frame_bytes);
-    free(x->deep_bytes);
-    free(x->states);
+    free(x->tables);
     free(x->launch_seconds);
     free(x->launch_counts);
     *x = (mc_exec){0};
@@ -117,7 +128,7 @@ measure_depth(mc_exec *x, uint32_t func, mc_fault *error)
 }
 
 moec_status
-mc_exec_prepare(mc_exec *x, size_t *out_bytes, mc_fault *error)
+mc_exec_prepare(mc_exec *x, uint32_t func, size_t *out_bytes, mc_fault *error)
 {
     const moec_abi_model *m = x->abi;
     for (uint32_t i = 0; i < m->n_exprs; i++)
@@ -125,13 +136,14 @@ mc_exec_prepare(mc_exec *x, size_t *out_bytes, mc_fault *error)
     for (uint32_t i = 0; i < m->n_refs; i++)
         if (!mc_expr_eval(&m->refs[i].offset, x->syms, &x->ref_offsets[i])) x->ref_offsets[i] = NO_VALUE;
     for (uint32_t i = 0; i < m->n_funcs; i++) x->deep_bytes[i] = -1;
-    moec_status s = measure_depth(x, m->entry, error);
-    if (s == MOEC_OK) *out_bytes = (size_t)x->deep_bytes[m->entry];
+    moec_status s = measure_depth(x, func, error);
+    if (s == MOEC_OK) *out_bytes = (size_t)x->deep_bytes[func];
     return s;
 }
 
 typedef struct step {
     mc_exec *x;
+    uint32_t func, weight_base;
     void *const *args;
 } step;
 
@@ -155,7 +167,7 @@ resolve(const mc_exec *x, const frame *f, uint32_t ref)
     case MOEC_ABI_WEIGHT: p = x->weights[f->weight_base + r->index]; break;
     case MOEC_ABI_STATE: p = x->states[f->state_base + r->index]; break;
     }
-    return p + x->ref_offsets[ref];
+    return p ? p + x->ref_offsets[ref] : NULL;
 }
 
 static void
@@ -168,7 +180,7 @@ launch_kernel(mc_exec *x, const frame *f, uint32_t index, moec_kernel_args *a)
     bool timed = x->launch_seconds && a->thread == 0;
     double begin = timed ? mc_seconds() : 0;
     x->abi->kernels[l->target](a);
-    if (!(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
+    if (x->pool && !(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
     if (timed) {
         x->launch_seconds[index] += mc_seconds() - begin;
         x->launch_counts[index]++;
@@ -206,13 +218,16 @@ run_thread(void *context, uint32_t thread, uint32_t n_threads)
                           .past = x->past,
                           .cache_cap = x->cache_cap,
                           .scratch = x->scratch + thread * x->scratch_stride};
-    frame entry = {.func = &x->abi->funcs[x->abi->entry], .base = x->slab, .args = s->args};
+    frame entry = {.func = &x->abi->funcs[s->func], .base = x->slab, .args = s->args, .weight_base = s->weight_base};
     walk(x, &entry, &a);
 }
 
 void
-mc_exec_run(mc_exec *x, void *const *args)
+mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args)
 {
-    step s = {x, args};
-    mc_pool_run(x->pool, run_thread, &s);
+    step s = {x, func, weight_base, args};
+    if (x->pool)
+        mc_pool_run(x->pool, run_thread, &s);
+    else
+        run_thread(&s, 0, 1);
 }

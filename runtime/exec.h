@@ -24,23 +24,28 @@ typedef struct mc_exec {
     size_t slab_bytes;
     unsigned char *scratch; /* n_threads * scratch_bytes, each at a multiple of 4096 */
     size_t scratch_stride;
-    void *const *weights; /* n_weights */
+    void *const *weights; /* n_weights; an address may be null: a gradient that nobody wants */
     void **states;        /* n_states */
+    void *tables;         /* the block in which all of the above tables lie, when mc_exec_init made it */
     int64_t past, cache_cap;
     double *launch_seconds; /* n_launches each; NULL: no profile */
     uint64_t *launch_counts;
 } mc_exec;
 
-/* Allocates the tables (not slab, scratch, weights and states, which the session owns). */
+/* The tables in memory of the caller's: mc_exec_table_bytes of it, at a multiple of 8. pool NULL: the calling thread.
+ */
+size_t mc_exec_table_bytes(const moec_abi_model *abi);
+void mc_exec_place(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, void *memory);
+/* The same in memory of its own (not slab, scratch, weights and states, which the session owns). */
 moec_status mc_exec_init(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, bool profile,
                          mc_fault *error) MOEC_MUST_USE;
 void mc_exec_fini(mc_exec *x);
 
-/* Computes the tables from x->syms. *out_bytes: what the slab must hold. Errors: RANGE when a size overflows or the
- * plan uses a dimension without a value. */
-moec_status mc_exec_prepare(mc_exec *x, size_t *out_bytes, mc_fault *error) MOEC_MUST_USE;
+/* Computes the tables from x->syms for a run of function `func` (abi->entry, abi->backward). *out_bytes: what the slab
+ * must hold. Errors: RANGE when a size overflows or the plan uses a dimension without a value. */
+moec_status mc_exec_prepare(mc_exec *x, uint32_t func, size_t *out_bytes, mc_fault *error) MOEC_MUST_USE;
 
-/* One step: args are the inputs, then the outputs. After a prepare whose bytes fit the slab. */
-void mc_exec_run(mc_exec *x, void *const *args);
+/* One step of that function: args are its formals, then its results. After a prepare whose bytes fit the slab. */
+void mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args);
 
 #endif

@@ -3,6 +3,7 @@
  * (every size in a plan grows with every symbol); a step then only computes offsets and walks. */
 #include "runtime/session.h"
 
+#include "runtime/args.h"
 #include "runtime/host_cpu.h"
 
 #include <stdlib.h>
@@ -62,18 +63,6 @@ choose_sizes(moec_session *s, const moec_session_options *o, mc_fault *error)
     return MOEC_OK;
 }
 
-static bool
-tensor_bytes(const moec_abi_tensor *t, const int64_t *syms, int64_t *dims, size_t *out_bytes)
-{
-    size_t n = moec_dtype_bytes((moec_dtype)t->dtype);
-    for (uint32_t i = 0; i < t->rank; i++) {
-        if (!mc_expr_eval(&t->dims[i], syms, &dims[i]) || dims[i] < 0) return false;
-        if (__builtin_mul_overflow(n, (size_t)dims[i], &n)) return false;
-    }
-    *out_bytes = n;
-    return n <= SIZE_MAX / 4;
-}
-
 static moec_status
 reserve_outputs(moec_session *s, mc_fault *error)
 {
@@ -81,7 +70,7 @@ reserve_outputs(moec_session *s, mc_fault *error)
     for (uint32_t i = 0; i < s->model->abi->n_outputs; i++) {
         int64_t dims[MOEC_ABI_MAX_RANK];
         size_t n_bytes;
-        if (!tensor_bytes(&s->model->abi->outputs[i], s->sym_max, dims, &n_bytes) || total > SIZE_MAX / 4)
+        if (!mc_args_shape(&s->model->abi->outputs[i], s->sym_max, dims, &n_bytes) || total > SIZE_MAX / 4)
             return mc_fail(error, MOEC_ERR_MEMORY, "output %s is too large at the greatest sizes",
                            s->model->abi->outputs[i].name);
         s->output_offsets[i] = total;
@@ -123,7 +112,7 @@ reserve(moec_session *s, const moec_session_options *o, mc_fault *error)
     if (status == MOEC_OK) status = mc_exec_init(&s->exec, m, s->pool, o->profile, error);
     if (status != MOEC_OK) return status;
     memcpy(s->exec.syms, s->sym_max, m->n_syms * sizeof *s->sym_max);
-    status = mc_exec_prepare(&s->exec, &slab, error);
+    status = mc_exec_prepare(&s->exec, s->exec.abi->entry, &slab, error);
     if (status == MOEC_OK) status = mc_pages_alloc(slab, "activations", &s->slab, error);
     if (status == MOEC_OK) status = reserve_outputs(s, error);
     if (status == MOEC_OK) status = reserve_states(s, error);

@@ -196,6 +196,15 @@ open_checkpoint(opening *o, const char *path, mc_fault *error)
     return s;
 }
 
+/* Parameters in training belong to the caller. */
+static moec_status
+not_for_training(const moec_model *model, mc_fault *e)
+{
+    if (!model->trainable) return MOEC_OK;
+    return mc_fail(e, MOEC_ERR_UNSUPPORTED,
+                   "%s was compiled for training, where parameters are the caller's (moec/train.h)", model->abi->name);
+}
+
 moec_status
 moec_weights_open(const moec_model *model, const char *path, const moec_weights_options *options,
                   moec_weights **out_weights, moec_error *error)
@@ -208,7 +217,8 @@ moec_weights_open(const moec_model *model, const char *path, const moec_weights_
     w->model = model;
     w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
     opening o = {.weights = w, .options = options ? options : &defaults};
-    moec_status s = w->addresses ? mc_packed_layout_make(model->abi, &w->layout, &e) : no_memory(&e);
+    moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
+    if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
     if (s == MOEC_OK && is_packed_file(path))
         s = map_packed(w, path, 0, &e);
     else if (s == MOEC_OK)
@@ -248,7 +258,8 @@ moec_weights_synthetic(const moec_model *model, moec_weights **out_weights, moec
     if (!w) return mc_give(error, &e, no_memory(&e));
     w->model = model;
     w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
-    moec_status s = w->addresses ? mc_packed_layout_make(model->abi, &w->layout, &e) : no_memory(&e);
+    moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
+    if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
     if (s == MOEC_OK) s = mc_pages_alloc(w->layout.file_bytes, "weights", &w->pages, &e);
     if (s != MOEC_OK) {
         moec_weights_close(w);

@@ -76,7 +76,7 @@ typedef struct moec_train_sizes {
         workspace_bytes; /* what a forward or backward needs while it runs; may be shared by calls one after another */
 } moec_train_sizes;
 
-/* Dimensions not named must follow from none: every run-time dimension of the inputs is to be given.
+/* Every run-time dimension of the inputs is to be given.
  * Errors: ARGUMENT (a name missing or unknown), RANGE, UNSUPPORTED, MEMORY. */
 MOEC_API moec_status moec_train_query(const moec_model *model, const moec_limit *dims, size_t n_dims,
                                       uint32_t n_threads, moec_train_sizes *out_sizes, moec_error *error) MOEC_MUST_USE;
@@ -100,15 +100,15 @@ typedef struct moec_train_call {
     const moec_tensor *inputs;
     size_t n_inputs;
     void *const *params; /* n_params addresses */
-    void *saved;         /* 64-byte aligned; NULL in forward: nothing is kept (evaluation) */
+    void *saved; /* 64-byte aligned; NULL in forward: nothing is kept, and the workspace must have saved_bytes more */
     size_t saved_bytes;
     void *workspace; /* 64-byte aligned */
     size_t workspace_bytes;
     /* Forward: wanted outputs, by order or by name; dtype, rank and dims are filled in. */
     moec_tensor *outputs;
     size_t n_outputs;
-    /* Backward: the derivative of the loss with respect to outputs, by order or by name, in their shapes; an output
-     * that is absent, or whose data is NULL, counts as zero. */
+    /* Backward: the derivative of the loss with respect to outputs, by order (of the outputs) or by name, in their
+     * shapes; an output that is absent, or whose data is NULL, counts as zero. */
     const moec_tensor *cotangents;
     size_t n_cotangents;
     moec_tensor *input_grads; /* wanted ones, by order or by name of the input; overwritten */

@@ -71,6 +71,8 @@ meta_text(mc_unit *u)
         json_object_set_new(params, name.data, text_of(u->elab.params.items[i].value));
     }
     json_object_set_new(meta, "params", params);
+    mc_str train = mc_module_meta(u->module, "train");
+    if (train.len) json_object_set_new(meta, "train", text_of(train));
     char *dumped = json_dumps(meta, JSON_COMPACT | JSON_SORT_KEYS);
     mc_str text = mc_str_dup(u->arena, mc_str_of(dumped));
     free(dumped);

@@ -13,6 +13,8 @@
 #define CHECK (1u << MC_COMMAND_CHECK)
 #define COMPILE (1u << MC_COMMAND_COMPILE)
 #define RUN (1u << MC_COMMAND_RUN)
+#define TRAIN (1u << MC_COMMAND_TRAIN)
+#define MEM (1u << MC_COMMAND_MEM)
 #define IMPORT (1u << MC_COMMAND_IMPORT)
 #define SHOW (1u << MC_COMMAND_SHOW)
 #define FMT (1u << MC_COMMAND_FMT)

@@ -1,29 +1,7 @@
 /* moec show: the weights of a model as a table, equal layers folded, with totals. */
 #include "driver/command.h"
 
-#include <ctype.h>
 #include <stdio.h>
-
-/* The path with its numbers as *, e.g. layers.*.mlp.gate.weight: what is equal under it is one line. */
-static mc_str
-pattern_of(mc_arena *arena, mc_str path)
-{
-    mc_buf out = {0};
-    for (size_t i = 0; i < path.len;) {
-        bool start = i == 0 || path.data[i - 1] == '.';
-        size_t end = i;
-        while (end < path.len && isdigit((unsigned char)path.data[end])) end++;
-        if (start && end > i && (end == path.len || path.data[end] == '.')) {
-            mc_buf_putc(&out, '*');
-            i = end;
-        } else {
-            mc_buf_putc(&out, path.data[i++]);
-        }
-    }
-    mc_str pattern = mc_str_dup(arena, mc_buf_view(&out));
-    mc_buf_fini(&out);
-    return pattern;
-}
 
 typedef struct weight_line {
     mc_str pattern, type, role;
@@ -38,7 +16,7 @@ print_weights(mc_unit *u)
     for (size_t i = 0; i < u->elab.weights.n; i++) {
         const mc_weight_info *w = &u->elab.weights.items[i];
         mc_str type = mc_type_text(u->module, w->type, u->arena);
-        mc_str pattern = pattern_of(u->arena, w->path);
+        mc_str pattern = mc_command_fold(u->arena, w->path);
         mc_str key = mc_strf(u->arena, "%.*s %.*s %.*s", MC_FMT(pattern), MC_FMT(type), MC_FMT(w->role));
         weight_line *line = mc_map_get(&lines, key);
         if (!line) {

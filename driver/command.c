@@ -2,6 +2,7 @@
 
 #include "ir/print.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,8 @@ mc_command_options(const mc_cli *cli, moec_compile_options *out)
                                   .target = mc_cli_value(cli, MC_OPTION_TARGET),
                                   .pipeline = mc_cli_value(cli, MC_OPTION_PASSES),
                                   .cache = mc_cli_value(cli, MC_OPTION_CACHE_DIR),
-                                  .train = mc_cli_has(cli, MC_OPTION_TRAIN),
+                                  .train = mc_cli_has(cli, MC_OPTION_TRAIN) || cli->command == MC_COMMAND_TRAIN ||
+                                           cli->command == MC_COMMAND_MEM,
                                   .recompute = mc_cli_has(cli, MC_OPTION_RECOMPUTE),
                                   .frozen = mc_cli_value(cli, MC_OPTION_FROZEN),
                                   .remarks = mc_cli_has(cli, MC_OPTION_REMARKS),
@@ -137,6 +139,26 @@ mc_command_failed(moec_status status, const char *text)
 {
     fprintf(stderr, "moec: %s\n", text);
     return mc_command_exit_code(status);
+}
+
+mc_str
+mc_command_fold(mc_arena *arena, mc_str path)
+{
+    mc_buf out = {0};
+    for (size_t i = 0; i < path.len;) {
+        bool start = i == 0 || path.data[i - 1] == '.';
+        size_t end = i;
+        while (end < path.len && isdigit((unsigned char)path.data[end])) end++;
+        if (start && end > i && (end == path.len || path.data[end] == '.')) {
+            mc_buf_putc(&out, '*');
+            i = end;
+        } else {
+            mc_buf_putc(&out, path.data[i++]);
+        }
+    }
+    mc_str pattern = mc_str_dup(arena, mc_buf_view(&out));
+    mc_buf_fini(&out);
+    return pattern;
 }
 
 int

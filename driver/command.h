@@ -12,6 +12,8 @@ bool mc_command_pass_options(const mc_cli *cli, mc_arena *arena, mc_pass_options
 /* Prints "moec: ..." and returns the exit code that belongs to the status. */
 int mc_command_failed(moec_status status, const char *text);
 int mc_command_exit_code(moec_status status);
+/* A path with its numbers as *, e.g. layers.*.mlp.gate.weight: what is equal under it is one line. */
+mc_str mc_command_fold(mc_arena *arena, mc_str path);
 /* Writes to the file of --output, atomically, or to standard output. */
 int mc_command_write(const mc_cli *cli, mc_str text);
 

@@ -1,13 +1,15 @@
 /* A whole step of training on the CPU backend: every file of tests/grad, compiled through the pipeline of training,
  * must give the outputs and gradients that the interpreter gives in f64 for the same plan, with the same bits for 1, 2
- * and 3 threads, saved or computed again; and gradients add to what is there. */
+ * and 3 threads, saved or computed again; and gradients add to what is there, or are not wanted. */
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/gen_module.h"
 #include "tests/unit/cpu_walk.h"
 
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 
 #ifndef MOEC_SOURCE_DIR
@@ -22,10 +24,12 @@ static int n_files;
 /* A step, compiled and interpreted. Buffers of the step lie in args: x..., y..., saved... and then x..., saved...,
  * dy..., dx.... */
 typedef struct step {
-    const char *path;
+    const char *name;
     mc_arena *arena;
     mc_diags diags;
-    mc_exec_case *c;
+    mc_module *module;
+    walk_source weights;
+    const mc_ref_tensor *cotangents; /* NULL: random ones */
     mc_fd want;
     walk w;
     mc_ref_tensor *inputs, *results, *dy, *dx; /* results: outputs, then what is saved */
@@ -37,16 +41,13 @@ typedef struct step {
 static void
 interpret(step *s)
 {
-    const mc_exec_step *given = &s->c->steps.items[0];
-    mc_fd_options options = {.module = s->c->module,
+    mc_fd_options options = {.module = s->module,
                              .arena = s->arena,
                              .diags = &s->diags,
-                             .weight = mc_exec_weight,
-                             .weight_user = s->c,
+                             .weight = s->weights.fn,
+                             .weight_user = s->weights.user,
                              .seed = 1,
-                             .cotangents = given->cotangents.n ? given->cotangents.items : NULL};
-    s->n_inputs = (int)given->inputs.n;
-    s->inputs = given->inputs.items;
+                             .cotangents = s->cotangents};
     if (!mc_fd_open(&s->want, &options, s->inputs, s->n_inputs)) walk_fail(&s->diags);
     s->n_outputs = s->want.n_outputs;
     s->n_results = s->want.n_forward;
@@ -81,26 +82,32 @@ count_of(const moec_abi_weight *weight)
     return n;
 }
 
+static bool
+is_gradient(const step *s, uint32_t weight)
+{
+    return s->w.abi->weights[weight].layout == MOEC_ABI_GRAD;
+}
+
+static size_t
+gradient_bytes(const step *s, uint32_t weight)
+{
+    return (size_t)count_of(&s->w.abi->weights[weight]) * sizeof(float);
+}
+
 static void
 set_gradients(step *s, float value)
 {
     for (uint32_t i = 0; i < s->w.abi->n_weights; i++) {
-        const moec_abi_weight *weight = &s->w.abi->weights[i];
         float *gradient = s->w.weights[i];
-        for (int64_t k = 0; weight->layout == MOEC_ABI_GRAD && k < count_of(weight); k++) gradient[k] = value;
+        for (int64_t k = 0; is_gradient(s, i) && k < count_of(&s->w.abi->weights[i]); k++) gradient[k] = value;
     }
 }
 
 static void
-open_step(step *s, const char *path, const char *pipeline)
+compile(step *s)
 {
-    *s = (step){.path = path, .arena = mc_arena_create()};
-    mc_diags_init(&s->diags, s->arena, NULL);
-    s->c = mc_exec_load(path, s->arena, &s->diags);
-    mc_pass_options options = mc_pass_options_default();
-    if (!s->c || !mc_run_pipeline(s->c->module, mc_str_of(pipeline), &options, &s->diags)) walk_fail(&s->diags);
     interpret(s);
-    walk_open(&s->w, s->c->module, (walk_source){mc_exec_weight, s->c}, &s->diags);
+    walk_open(&s->w, s->module, s->weights, &s->diags);
     s->w.cache_cap = INT32_MAX;
     for (int i = 0; i < MC_MAX_SYMS; i++) s->w.syms[i] = -1;
     share_gradients(s);
@@ -121,7 +128,6 @@ close_step(step *s)
             if (s->w.weights[i] == s->w.weights[j]) s->w.weights[i] = NULL;
     walk_close(&s->w);
     mc_fd_close(&s->want);
-    mc_exec_close(s->c);
     mc_arena_destroy(s->arena);
 }
 
@@ -204,8 +210,8 @@ run(step *s, int n_threads)
 static void
 compare(const step *s, const char *what, mc_array got, mc_array want)
 {
-    mc_close_report r = mc_close(got, want, MC_TOL_MODEL);
-    ck_assert_msg(r.ok, "%s: %s: %s", s->path, what, r.text);
+    mc_close_report r = mc_close(got, want, MC_TOL_GRADIENT);
+    ck_assert_msg(r.ok, "%s: %s: %s", s->name, what, r.text);
 }
 
 static void
@@ -218,24 +224,28 @@ compare_all(const step *s)
                 MC_ARRAY(s->want.inputs.items[s->want.input_grads.items[i]].grad));
     for (uint32_t i = 0; i < s->w.abi->n_weights; i++) {
         const moec_abi_weight *weight = &s->w.abi->weights[i];
-        if (weight->layout != MOEC_ABI_GRAD) continue;
+        if (!is_gradient(s, i)) continue;
         const mc_fd_tensor *want = mc_fd_param(&s->want, weight->path);
-        ck_assert_msg(want != NULL, "%s: no gradient of %s", s->path, weight->path);
+        ck_assert_msg(want != NULL, "%s: no gradient of %s", s->name, weight->path);
         compare(s, weight->path, (mc_array){MOEC_F32, s->w.weights[i], count_of(weight)}, MC_ARRAY(want->grad));
     }
 }
 
-/* Everything that a run gave, end to end. */
+/* Outputs and gradients of inputs, end to end. */
 static void
-collect(const step *s, mc_buf *out)
+collect_results(const step *s, mc_buf *out)
 {
     for (int i = 0; i < s->n_outputs; i++) mc_buf_write(out, s->results[i].data, bytes_of(&s->results[i]));
     for (int i = 0; i < s->n_dx; i++) mc_buf_write(out, s->dx[i].data, bytes_of(&s->dx[i]));
-    for (uint32_t i = 0; i < s->w.abi->n_weights; i++) {
-        const moec_abi_weight *weight = &s->w.abi->weights[i];
-        if (weight->layout == MOEC_ABI_GRAD)
-            mc_buf_write(out, s->w.weights[i], (size_t)count_of(weight) * sizeof(float));
-    }
+}
+
+/* The same, then the gradients of parameters. */
+static void
+collect(const step *s, mc_buf *out)
+{
+    collect_results(s, out);
+    for (uint32_t i = 0; i < s->w.abi->n_weights; i++)
+        if (is_gradient(s, i)) mc_buf_write(out, s->w.weights[i], gradient_bytes(s, i));
 }
 
 static void
@@ -244,29 +254,120 @@ check_same(const step *s, const mc_buf *first, const char *what)
     mc_buf again = {0};
     collect(s, &again);
     ck_assert_msg(again.len == first->len && memcmp(again.data, first->data, first->len) == 0, "%s: %s differs",
-                  s->path, what);
+                  s->name, what);
     mc_buf_fini(&again);
+}
+
+/* Gradients that are not zero are added to. */
+static void
+check_adding(step *s)
+{
+    enum { START = 4 };
+    float **was = MC_NEW_N(s->arena, float *, s->w.abi->n_weights);
+    for (uint32_t i = 0; i < s->w.abi->n_weights; i++)
+        if (is_gradient(s, i)) was[i] = mc_arena_copy(s->arena, s->w.weights[i], gradient_bytes(s, i));
+    set_gradients(s, START);
+    run(s, 2);
+    for (uint32_t i = 0; i < s->w.abi->n_weights; i++) {
+        const float *now = s->w.weights[i];
+        for (int64_t k = 0; is_gradient(s, i) && k < count_of(&s->w.abi->weights[i]); k++) {
+            double error = fabs(now[k] - (was[i][k] + (double)START)), most = 1e-4 + 1e-4 * fabs(was[i][k]);
+            ck_assert_msg(error <= most, "%s: %s[%lld] is %g, was %g", s->name, s->w.abi->weights[i].path, (long long)k,
+                          now[k], was[i][k]);
+        }
+    }
+}
+
+/* Parameters without a gradient are left alone; the gradients of inputs stay. */
+static void
+check_frozen(step *s, const mc_buf *first)
+{
+    void **kept = mc_arena_copy(s->arena, s->w.weights, s->w.abi->n_weights * sizeof *kept);
+    for (uint32_t i = 0; i < s->w.abi->n_weights; i++)
+        if (is_gradient(s, i)) s->w.weights[i] = NULL;
+    run(s, 2);
+    memcpy(s->w.weights, kept, s->w.abi->n_weights * sizeof *kept);
+    mc_buf again = {0};
+    collect_results(s, &again);
+    ck_assert_msg(again.len <= first->len && (!again.len || memcmp(again.data, first->data, again.len) == 0),
+                  "%s: without gradients of parameters, results differ", s->name);
+    mc_buf_fini(&again);
+}
+
+static void
+check(step *s)
+{
+    mc_buf first = {0};
+    set_gradients(s, 0);
+    run(s, 1);
+    compare_all(s);
+    collect(s, &first);
+    for (int threads = 2; threads <= 3; threads++) {
+        set_gradients(s, 0);
+        run(s, threads);
+        check_same(s, &first, "a run with more threads");
+    }
+    check_adding(s);
+    check_frozen(s, &first);
+    mc_buf_fini(&first);
+}
+
+static const char *const pipelines[] = {
+    "@train", "expand-moe,canonicalize,cse,dce,routing-losses,fuse-moe{train=1},dce,autodiff{recompute=1},"
+              "canonicalize,cse,dce,fuse-grad,lower-to-plan{rows=1},plan-memory"};
+
+static void
+open_step(step *s, const char *name)
+{
+    *s = (step){.name = name, .arena = mc_arena_create()};
+    mc_diags_init(&s->diags, s->arena, NULL);
+}
+
+static void
+lower(step *s, mc_module *m, const char *pipeline)
+{
+    mc_pass_options options = mc_pass_options_default();
+    if (!m || !mc_run_pipeline(m, mc_str_of(pipeline), &options, &s->diags)) walk_fail(&s->diags);
+    s->module = m;
 }
 
 START_TEST(file)
 {
     step s;
-    mc_buf first = {0};
-    bool recompute = _i % 2;
-    open_step(&s, files[_i / 2],
-              recompute ? "expand-moe,canonicalize,cse,dce,routing-losses,fuse-moe{train=1},dce,autodiff{recompute=1},"
-                          "canonicalize,cse,dce,fuse-grad,lower-to-plan{rows=1},plan-memory"
-                        : "@train");
-    set_gradients(&s, 0);
-    run(&s, 1);
-    compare_all(&s);
-    collect(&s, &first);
-    for (int threads = 2; threads <= 3; threads++) {
-        set_gradients(&s, 0);
-        run(&s, threads);
-        check_same(&s, &first, "a run with more threads");
-    }
-    mc_buf_fini(&first);
+    open_step(&s, files[_i]);
+    mc_exec_case *c = mc_exec_load(s.name, s.arena, &s.diags);
+    lower(&s, c ? c->module : NULL, pipelines[0]);
+    const mc_exec_step *given = &c->steps.items[0];
+    s.weights = (walk_source){mc_exec_weight, c};
+    s.inputs = given->inputs.items;
+    s.n_inputs = (int)given->inputs.n;
+    s.cotangents = given->cotangents.n ? given->cotangents.items : NULL;
+    compile(&s);
+    check(&s);
+    mc_exec_close(c);
+    close_step(&s);
+}
+END_TEST
+
+START_TEST(program)
+{
+    step s;
+    char name[32];
+    mc_synthetic weights;
+    mc_ref_tensor inputs[MC_GEN_INPUTS];
+    snprintf(name, sizeof name, "program %d", _i);
+    open_step(&s, name);
+    mc_gen_options options = {.seed = (uint64_t)_i, .n_blocks = 5, .trainable = true, .continuous = true};
+    mc_module *m = mc_gen_module(&options, &s.diags);
+    lower(&s, m, pipelines[_i % 2]);
+    mc_synthetic_init(&weights, s.arena, (uint64_t)_i);
+    mc_gen_inputs(m, (uint64_t)_i, 1 + _i % 3, 1 + _i % 19, s.arena, inputs);
+    s.weights = (walk_source){mc_ref_synthetic_weight, &weights};
+    s.inputs = inputs;
+    s.n_inputs = MC_GEN_INPUTS;
+    compile(&s);
+    check(&s);
+    mc_module_destroy(m);
     close_step(&s);
 }
 END_TEST
@@ -298,11 +399,13 @@ list_files(void)
 int
 main(void)
 {
+    const char *more = getenv("MOEC_GRAD_PROGRAMS");
     list_files();
     Suite *suite = suite_create("cpu_train");
     TCase *t = tcase_create("cpu_train");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, file, 0, 2 * n_files);
+    tcase_add_loop_test(t, file, 0, n_files);
+    tcase_add_loop_test(t, program, 0, more ? atoi(more) : 40);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

@@ -169,6 +169,11 @@ gradient(lowering *l, const mc_op *accumulate)
     bool root = mc_attr_bool(accumulate, "root");
     mc_str key = mc_strf(l->pass->scratch, "grad,%d,%.*s", (int)root, MC_FMT(path));
     mc_value *known = mc_map_get(&l->packed, key);
+    if (known && known->type != mc_operand(accumulate, 0)->type) {
+        mc_error(l->pass->diags, accumulate->span, MC_E0310,
+                 "the gradient of '%.*s' has another shape here than before", MC_FMT(path));
+        return NULL;
+    }
     if (known) return known;
     mc_builder b = mc_builder_before(l->first, l->pass->diags);
     b.span = accumulate->span;

@@ -244,7 +244,7 @@ emit_renorm_grad(mc_kb *kb, const mc_cpu_kernel *k)
 /* ---- moe.glu_grad ----------------------------------------------------------------------------------------------- */
 
 enum { IN_G, IN_U, IN_DA, OUT_DG = 0, OUT_DU, OUT_H };
-enum { LANES = 16, BLOCK = 2 * LANES }; /* of the sum, as in rows.h; and how many elements go side by side */
+enum { LANES = 16 }; /* of the sum, as in rows.h */
 
 /* Writes dg, du and h of `lanes` elements from i on; gives da and h. */
 static void
@@ -260,25 +260,27 @@ glu_vector(mc_kb *kb, const row *r, LLVMValueRef i, int lanes, LLVMValueRef mask
     store(kb, *h, r->out[OUT_H], i, mask);
 }
 
-/* LANES elements of a vector of BLOCK. */
+/* LANES elements of a wider vector. */
 static LLVMValueRef
-half(mc_kb *kb, LLVMValueRef v, int from)
+part(mc_kb *kb, LLVMValueRef v, int from)
 {
     int lanes[LANES];
     for (int i = 0; i < LANES; i++) lanes[i] = from + i;
     return kb_shuffle(kb, v, v, lanes, LANES);
 }
 
-/* One row; gives the sum of da * h. The activation is a long chain of dependent steps, so a whole BLOCK goes through it
- * at once, and the sum is kept in lanes as mc_rows_fold does. */
+/* One row; gives the sum of da * h. The activation is a long chain of dependent steps, so a block of several vectors
+ * goes through it at once; the sum is kept in lanes as mc_rows_fold does. */
 static LLVMValueRef
 glu_row(mc_kb *kb, const row *r)
 {
-    LLVMValueRef sum = kb_const(kb_vector(kb->f32, LANES), 0), da, h;
-    LLVMValueRef whole = kb_sub(kb, r->d, kb_srem(kb, r->d, kb_i64(kb, BLOCK)));
-    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), whole, kb_i64(kb, BLOCK), 1, &sum);
-    glu_vector(kb, r, l.i, BLOCK, NULL, &da, &h);
-    for (int from = 0; from < BLOCK; from += LANES) l.v[0] = kb_fma(kb, half(kb, da, from), half(kb, h, from), l.v[0]);
+    int n_block = kb->vl < 8 ? LANES : 2 * LANES;
+    LLVMValueRef sum = kb_const(kb_vector(kb->f32, LANES), 0), block = kb_i64(kb, n_block), da, h;
+    LLVMValueRef whole = kb_sub(kb, r->d, kb_srem(kb, r->d, block));
+    kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), whole, block, 1, &sum);
+    glu_vector(kb, r, l.i, n_block, NULL, &da, &h);
+    for (int from = 0; from < n_block; from += LANES)
+        l.v[0] = kb_fma(kb, part(kb, da, from), part(kb, h, from), l.v[0]);
     kb_loop_end(kb, &l);
     sum = l.v[0];
     l = kb_loop_begin(kb, whole, r->d, kb_i64(kb, LANES), 1, &sum);

@@ -36,7 +36,8 @@ mc_infer_output(mc_infer *in)
 {
     if (mc_in_str(in, "name").len == 0) return mc_in_refuse(in, MC_E0404, "name is empty");
     mc_attr sum = mc_attr_at(in->opcode, in->attrs, "sum", MC_ATTR_BOOL);
-    return !sum.as.b || want_scalar(in, 0);
+    if (!sum.as.b || !want_scalar(in, 0)) return !sum.as.b;
+    return mc_in_type(in, 0)->dtype == MOEC_F32 || mc_in_refuse(in, MC_E0318, "what is added up must be f32");
 }
 
 bool

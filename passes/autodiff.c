@@ -364,7 +364,7 @@ mc_pass_autodiff(mc_pass *pass, mc_module *m)
                      .module = m,
                      .frozen = mc_module_meta(m, "train.frozen"),
                      .recompute = mc_pass_option(pass, "recompute") != 0};
-    if (mc_module_meta(m, "train.backward").len) return MC_UNCHANGED;
+    if (mc_module_find(m, mc_module_meta(m, "train.backward"))) return MC_UNCHANGED;
     mc_map_init(&a.pairs, pass->scratch);
     mc_func *model = mc_module_model(m);
     if (!model || !check_weights(&a) || !remove_states(&a)) return MC_FAILED;

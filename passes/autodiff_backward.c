@@ -8,8 +8,9 @@ typedef struct mc_backward {
     mc_autodiff *autodiff;
     mc_pair *pair;
     bool *active;
-    mc_value **here;               /* by id of forward's value: the same value in backward, or NULL so far */
-    mc_value **grads;              /* by id of forward's value: the derivative so far, or NULL */
+    mc_value **here;        /* by id of forward's value: the same value in backward, or NULL so far */
+    mc_value **grads;       /* by id of forward's value: the derivative so far, or NULL */
+    const mc_op **dispatch; /* by id of forward's value: the moe.dispatch that its rows [A, ...] belong to, or NULL */
     mc_values x, saved, dy, dsums; /* formals */
 } mc_backward;
 
@@ -112,9 +113,36 @@ mc_d_wants(const mc_derive *d, int operand)
     return v && d->backward->active[v->id];
 }
 
+/* Sorted back by slot: slots without a row are 0. */
+mc_value *
+mc_d_defined_rows(mc_derive *d, mc_value *x)
+{
+    const mc_op *dispatch = d->backward->dispatch[mc_result(d->op, 0)->id];
+    if (!x || !dispatch) return x;
+    if (dispatch->opcode != MC_OP_MOE_DISPATCH)
+        return mc_d_refuse(d, "for a parameter that experts share, when their rows are not of a moe.dispatch"), NULL;
+    mc_dim flat[2] = {x->type->dims[0], mc_dim_const(1)};
+    mc_value *offsets = mc_d_need(d, mc_result(dispatch, 0)), *slots = mc_d_need(d, mc_result(dispatch, 2));
+    if (!offsets || !slots || !mc_dims_product(x->type->dims + 1, x->type->rank - 1, &flat[1])) return NULL;
+    const mc_type *type = x->type, *rows = mc_type_get(d->b.func->module, type->dtype, flat, 2);
+    mc_value *operands[] = {mc_d_reshape(d, x, rows), offsets, slots};
+    mc_op *op = mc_build_typed(&d->b, MC_OP_MOE_UNPERMUTE, operands, 3, NULL, 0, &rows, 1);
+    return op ? mc_d_reshape(d, mc_result(op, 0), type) : NULL;
+}
+
+/* A parameter, or a constant array, that all rows of the experts read. */
+static bool
+sums_rows(const mc_derive *d, const mc_value *v, const mc_value *gradient)
+{
+    const mc_op *op = d->op;
+    return op->n_results && d->backward->dispatch[mc_result(op, 0)->id] && !d->backward->dispatch[v->id] &&
+           gradient->type != v->type;
+}
+
 static bool
 add(mc_derive *d, const mc_value *v, mc_value *gradient)
 {
+    if (gradient && sums_rows(d, v, gradient)) gradient = mc_d_defined_rows(d, gradient);
     mc_value **sum = &d->backward->grads[v->id];
     gradient = gradient ? mc_d_sum_to(d, gradient, v->type) : NULL;
     if (gradient && *sum) gradient = mc_build_binary(&d->b, MC_OP_ADD, *sum, gradient);
@@ -146,8 +174,13 @@ mc_value *
 mc_d_sum_to(mc_derive *d, mc_value *x, const mc_type *type)
 {
     if (!x || x->type == type) return x;
-    mc_op *op = mc_build_typed(&d->b, MC_OP_SUM_TO, &x, 1, NULL, 0, &type, 1);
-    return op ? mc_result(op, 0) : NULL;
+    const mc_type *sum = mc_type_with_dtype(d->b.func->module, type, x->type->dtype);
+    if (x->type != sum) {
+        mc_op *op = mc_build_typed(&d->b, MC_OP_SUM_TO, &x, 1, NULL, 0, &sum, 1);
+        x = op ? mc_result(op, 0) : NULL;
+    }
+    const mc_named_attr to = MC_A_DTYPE("to", type->dtype); /* the narrower operand of an op of two dtypes */
+    return x && sum != type ? mc_build1(&d->b, MC_OP_CAST, &x, 1, &to, 1) : x;
 }
 
 mc_value *
@@ -295,6 +328,40 @@ finish(mc_backward *w, mc_derive *d)
     return true;
 }
 
+/* Which values are rows of experts. */
+static void
+find_rows(mc_backward *w, const mc_func *f)
+{
+    MC_FOR_OPS(op, f)
+    {
+        const mc_op *from = op->opcode == MC_OP_MOE_DISPATCH ? op : NULL;
+        bool makes = op->opcode == MC_OP_MOE_PERMUTE || op->opcode == MC_OP_GROUPED_MATMUL;
+        bool ends = op->opcode == MC_OP_MOE_UNPERMUTE || op->opcode == MC_OP_MOE_FFN_DOWN;
+        if (makes) from = mc_operand_named(op, "offsets")->def ? mc_operand_named(op, "offsets")->def : op;
+        for (int i = 0; i < op->n_operands && !from && !ends; i++)
+            if (mc_operand(op, i)) from = w->dispatch[mc_operand(op, i)->id];
+        for (int i = 0; i < op->n_results; i++) w->dispatch[op->results[i].id] = from;
+    }
+}
+
+static mc_str
+backward_name(const mc_autodiff *a, const mc_func *f)
+{
+    mc_str name = mc_strf(a->pass->scratch, "%.*s.backward", MC_FMT(f->name));
+    for (int n = 2; mc_module_find(a->module, name); n++)
+        name = mc_strf(a->pass->scratch, "%.*s.backward.%d", MC_FMT(f->name), n);
+    return name;
+}
+
+/* "f.backward", or a longer name where somebody else has that one. */
+static mc_str
+backward_name(mc_autodiff *a, const mc_func *f)
+{
+    mc_str name = mc_strf(a->pass->scratch, "%.*s.backward", MC_FMT(f->name));
+    while (mc_module_find(a->module, name)) name = mc_strf(a->pass->scratch, "%.*s.backward", MC_FMT(name));
+    return name;
+}
+
 bool
 mc_autodiff_backward(mc_autodiff *a, mc_pair *p)
 {
@@ -304,9 +371,10 @@ mc_autodiff_backward(mc_autodiff *a, mc_pair *p)
                      .pair = p,
                      .active = MC_NEW_N(scratch, bool, n),
                      .here = MC_NEW_N(scratch, mc_value *, n),
-                     .grads = MC_NEW_N(scratch, mc_value *, n)};
-    p->backward =
-        mc_func_create(a->module, mc_strf(scratch, "%.*s.backward", MC_FMT(p->forward->name)), p->forward->span);
+                     .grads = MC_NEW_N(scratch, mc_value *, n),
+                     .dispatch = MC_NEW_N(scratch, const mc_op *, n)};
+    p->backward = mc_func_create(a->module, backward_name(a, p->forward), p->forward->span);
+    find_rows(&w, p->forward);
     mc_derive d = {.b = mc_builder_at_end(p->backward, a->pass->diags), .op = p->forward->last, .backward = &w};
     mc_autodiff_activity(a, p, w.active);
     if (!add_formals(&w, &d)) return false;

@@ -47,6 +47,9 @@ mc_value *mc_d_of_or_zero(mc_derive *d, int result);
 bool mc_d_wants(const mc_derive *d, int operand);
 /* Adds to the derivative with respect to operand i; ignored when it is not wanted. False when gradient is NULL. */
 bool mc_d_give(mc_derive *d, int operand, mc_value *gradient);
+/* x, one of the rows [A, ...] of experts, ready to be summed over all rows: those that belong to no expert hold
+ * anything, and are 0 in what is returned (in another order). x itself when the op's result is not of such rows. */
+mc_value *mc_d_defined_rows(mc_derive *d, mc_value *x);
 /* E0508 at the op: "<op> <why>". */
 bool mc_d_refuse(mc_derive *d, const char *why);
 

@@ -7,7 +7,10 @@ mc_derive_linear(mc_derive *d)
     mc_value *dy = mc_d_of(d, 0);
     if (mc_operand_named(d->op, "scale")) return mc_d_refuse(d, "on FP8 weights");
     if (mc_d_wants(d, 0) && !mc_d_give(d, 0, mc_d_op2(d, MC_OP_LINEAR_DX, dy, mc_d_operand(d, 1)))) return false;
-    if (mc_d_wants(d, 1) && !mc_d_give(d, 1, mc_d_op2(d, MC_OP_LINEAR_DW, dy, mc_d_operand(d, 0)))) return false;
+    if (mc_d_wants(d, 1)) {
+        mc_value *rows = mc_d_defined_rows(d, dy), *x = rows ? mc_d_defined_rows(d, mc_d_operand(d, 0)) : NULL;
+        if (!mc_d_give(d, 1, mc_d_op2(d, MC_OP_LINEAR_DW, rows, x))) return false;
+    }
     return mc_d_give(d, 2, dy) && mc_d_give(d, 4, dy);
 }
 

@@ -1,9 +1,10 @@
 /* autodiff: a model that can be trained: every function gains a backward function (docs/decisions/0006-training.md).
  *
  *   needs     stage tensor, experts expanded, weights in f32
- *   keeps     stage tensor; every bit of what forward computes. `cache` is its operand (nothing is past), `output` a
- * result refuses   ops without a row in passes/derivatives.def that a derivative would have to cross, and ops with
- * state (E0508)
+ *   keeps     stage tensor; every bit of what forward computes. `cache` is its operand (nothing is past), `output` is
+ *             a result
+ *   refuses   ops without a row in passes/derivatives.def that a derivative would have to cross, and ops with state:
+ *             E0508
  *
  * before:  model @m(%x: f32[T, 4]) -> (f32[T, 8]) {
  *            %w = weight {path = "w"} : f32[8, 4]

@@ -344,15 +344,6 @@ find_rows(mc_backward *w, const mc_func *f)
     }
 }
 
-static mc_str
-backward_name(const mc_autodiff *a, const mc_func *f)
-{
-    mc_str name = mc_strf(a->pass->scratch, "%.*s.backward", MC_FMT(f->name));
-    for (int n = 2; mc_module_find(a->module, name); n++)
-        name = mc_strf(a->pass->scratch, "%.*s.backward.%d", MC_FMT(f->name), n);
-    return name;
-}
-
 /* "f.backward", or a longer name where somebody else has that one. */
 static mc_str
 backward_name(mc_autodiff *a, const mc_func *f)

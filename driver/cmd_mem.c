@@ -120,6 +120,13 @@ line_of(account *a, mc_str name, mc_str shape)
     return &a->kept.items[a->kept.n - 1];
 }
 
+/* Values between layers have a number only: "saved12". */
+static bool
+is_named(const char *name)
+{
+    return strncmp(name, "saved", 5) != 0 || strspn(name + 5, "0123456789") != strlen(name + 5);
+}
+
 static void
 add_kept(account *a, const moec_model *model, int policy)
 {
@@ -127,7 +134,7 @@ add_kept(account *a, const moec_model *model, int policy)
         moec_saved_info info;
         uint64_t rows;
         if (moec_train_saved(model, i, &info) != MOEC_OK) continue;
-        mc_str name = info.name && *info.name ? mc_command_fold(a->arena, mc_str_of(info.name)) : MC_STR("(unnamed)");
+        mc_str name = is_named(info.name) ? mc_command_fold(a->arena, mc_str_of(info.name)) : MC_STR("between layers");
         kept_line *line = line_of(a, name, mc_str_of(info.shape));
         line->n[policy]++;
         line->bytes[policy] += mc_train_rounded(elements(a, info.shape, &rows) * moec_dtype_bytes(info.dtype));
@@ -281,13 +288,13 @@ print_text(const account *a)
     }
     printf("%-24s", "together");
     for (int p = 0; p < N_POLICIES; p++) print_size(mc_train_memory_total(&a->memory[p]));
-    printf("\n\n%-56s %10s %10s\n", "kept by forward, bytes a token", policy_names[SAVE], policy_names[RECOMPUTE]);
+    printf("\n\n%-64s %10s %10s\n", "kept by forward, bytes a token", policy_names[SAVE], policy_names[RECOMPUTE]);
     for (size_t i = 0; i < a->kept.n; i++) {
         const kept_line *k = &a->kept.items[i];
         size_t times = k->n[SAVE] > k->n[RECOMPUTE] ? k->n[SAVE] : k->n[RECOMPUTE];
         char count[24] = "";
         if (times > 1) snprintf(count, sizeof count, "%zu x", times);
-        printf("%6s %-49.*s", count, MC_FMT(k->name));
+        printf("%6s %-57.*s", count, MC_FMT(k->name));
         for (int p = 0; p < N_POLICIES; p++)
             if (k->n[p])
                 printf(" %10.1f", (double)k->bytes[p] / n);

@@ -170,7 +170,7 @@ static bool
 indices_ok(const uint32_t *list, uint32_t n, const moec_abi_tensor *table, uint32_t n_table)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (list[i] >= n_table || table[list[i]].dtype != MOEC_F32) return false;
+        if (list[i] >= n_table || !mc_dtype_is_float((moec_dtype)table[list[i]].dtype)) return false;
     return true;
 }
 

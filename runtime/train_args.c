@@ -1,8 +1,9 @@
 /* train_args: from the named tensors and addresses of a call to the argument list of a function of the plan. Every
  * check of a call stands here or before it; nothing of the caller's but the workspace is written. */
 #include "runtime/args.h"
-#include "runtime/train_params.h"
+#include "runtime/base/dtype.h"
 #include "runtime/train.h"
+#include "runtime/train_params.h"
 
 #include <math.h>
 #include <string.h>
@@ -47,8 +48,9 @@ is_finite(const moec_tensor *t, size_t *at)
     const float *v = t->data;
     size_t n = 0;
     if (!mc_args_bytes(t, &n)) return true;
-    for (*at = 0; *at < n / sizeof *v; (*at)++)
-        if (!isfinite(v[*at])) return false;
+    n /= moec_dtype_bytes(t->dtype);
+    for (*at = 0; *at < n; (*at)++)
+        if (!isfinite(t->dtype == MOEC_F32 ? (double)v[*at] : mc_load_elem(t->dtype, t->data, *at))) return false;
     return true;
 }
 
@@ -68,9 +70,9 @@ bind_cotangent(binding *b, uint32_t output)
         return MOEC_OK;
     }
     const moec_tensor *t = &c->cotangents[found];
-    if (t->dtype != MOEC_F32)
-        return mc_fail(b->error, MOEC_ERR_ARGUMENT, "the cotangent of %s is %s, not f32", want->name,
-                       moec_dtype_name(t->dtype));
+    if (t->dtype != (moec_dtype)want->dtype)
+        return mc_fail(b->error, MOEC_ERR_ARGUMENT, "the cotangent of %s is %s, not %s", want->name,
+                       moec_dtype_name(t->dtype), moec_dtype_name((moec_dtype)want->dtype));
     if (t->rank != want->rank)
         return mc_fail(b->error, MOEC_ERR_ARGUMENT, "the cotangent of %s has %u dimensions, not %u", want->name,
                        t->rank, want->rank);
@@ -83,7 +85,7 @@ bind_cotangent(binding *b, uint32_t output)
                        want->name, need, t->n_bytes);
     if (c->check_finite && !is_finite(t, &at))
         return mc_fail(b->error, MOEC_ERR_RANGE, "the cotangent of %s is %g at element %zu", want->name,
-                       (double)((const float *)t->data)[at], at);
+                       mc_load_elem(t->dtype, t->data, at), at);
     b->args[b->n++] = t->data;
     return MOEC_OK;
 }

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { DEFAULT_STEPS = 1000, DEFAULT_BATCH = 8, DEFAULT_LENGTH = 256, MAX_COUNT = 1 << 24 };
 
@@ -174,6 +175,19 @@ lay_out(mc_trainer *t)
     assert(at == t->buffers.n_bytes);
 }
 
+/* Memory is reserved but not filled, so that too much of it would only be noticed in the middle of the first step. */
+static moec_status
+check_memory(const mc_train_memory *memory, mc_fault *fault)
+{
+    long n_pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    uint64_t total = mc_train_memory_total(memory);
+    if (n_pages <= 0 || page <= 0 || total / (uint64_t)page <= (uint64_t)n_pages) return MOEC_OK;
+    return mc_fail(fault, MOEC_ERR_MEMORY,
+                   "a step takes %.1f GB, and this machine has %.1f GB: make --batch or --length smaller, or try "
+                   "--recompute (moec mem says what takes how much)",
+                   (double)total / 1e9, (double)n_pages * (double)page / 1e9);
+}
+
 static moec_status
 reserve(mc_trainer *t, mc_fault *fault)
 {
@@ -183,6 +197,7 @@ reserve(mc_trainer *t, mc_fault *fault)
     for (int i = 0; i < 2; i++) mc_train_dim_name(t->model, i, names[i]);
     moec_status s =
         mc_train_memory_of(t->model, &t->state.params, dims, 2, moec_threads_count(t->threads), &memory, fault);
+    if (s == MOEC_OK) s = check_memory(&memory, fault);
     if (s != MOEC_OK) return s;
     s = mc_pages_alloc(memory.batch, "a batch", &t->buffers, fault);
     if (s == MOEC_OK) s = mc_pages_alloc(memory.saved, "what forward saves", &t->saved, fault);

@@ -119,6 +119,16 @@ settle(mc_gen_func *f, mc_value *x)
     return mc_gen_make(f, MC_OP_RMSNORM, GEN_OPERANDS(x), GEN_ATTRS(MC_A_FLOAT("eps", 1e-3)));
 }
 
+/* What training watches: a loss beside the results. */
+static bool
+watch(mc_gen_func *f, mc_value *x)
+{
+    if (!f->gen->trainable || !mc_gen_chance(f->gen, 30)) return true;
+    mc_value *z = mc_gen_unary(f, MC_OP_MOE_Z_LOSS, x);
+    return mc_gen_op(f, MC_OP_OUTPUT, GEN_OPERANDS(z),
+                     GEN_ATTRS(MC_A_STR("name", MC_STR("z")), MC_A_BOOL("sum", true))) != NULL;
+}
+
 static bool
 build_model(mc_gen *g, int n_blocks)
 {
@@ -131,6 +141,7 @@ build_model(mc_gen *g, int n_blocks)
     for (int i = 0; i < n_blocks && x; i++) {
         x = settle(&f, mc_gen_any_block(&f, x, false));
         if (i == n_blocks / 2) middle = x;
+        if (x && !watch(&f, x)) return false;
     }
     if (!x) return false;
     mc_value *results[2] = {x, middle};

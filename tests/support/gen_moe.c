@@ -124,6 +124,9 @@ body(mc_gen *g, int64_t d, int64_t out, int64_t experts)
     int64_t width = 5 + mc_gen_pick(g, 12);
     mc_value *h = mc_gen_unary(&f, acts[mc_gen_pick(g, 6)], mc_gen_linear(&f, x, width, "experts", experts));
     if (mc_gen_chance(g, 70)) h = mc_gen_binary(&f, MC_OP_MUL, h, mc_gen_linear(&f, x, width, "experts", experts));
+    if (g->trainable && mc_gen_chance(g, 30)) /* a parameter of all experts: its gradient sums over all their rows */
+        h = mc_gen_binary(&f, MC_OP_MUL, h, mc_gen_weight(&f, "norm", MOEC_F32, 0, &width, 1));
+    if (g->trainable && mc_gen_chance(g, 20)) h = mc_gen_linear(&f, h, width, "dense", 0);
     mc_value *y = mc_gen_linear(&f, h, out, "experts", experts);
     return y && mc_build_return(&f.b, &y, 1) ? f.func : NULL;
 }

@@ -8,9 +8,12 @@ moec_status
 mc_sizes_set(const mc_sizes *s, uint32_t sym, int64_t value, mc_fault *error)
 {
     const moec_abi_sym *d = &s->abi->syms[sym];
-    if (value < d->lo || value < 0 || (d->hi > 0 && value > d->hi))
+    if (d->hi > 0 && (value < d->lo || value > d->hi))
         return mc_fail(error, MOEC_ERR_RANGE, "%s = %lld: the model allows %lld..%lld", d->name, (long long)value,
                        (long long)d->lo, (long long)d->hi);
+    if (value < d->lo || value < 0)
+        return mc_fail(error, MOEC_ERR_RANGE, "%s = %lld: the model allows %lld and more", d->name, (long long)value,
+                       (long long)d->lo);
     if (s->max && value > s->max[sym])
         return mc_fail(error, MOEC_ERR_RANGE, "%s = %lld: this session was made for at most %lld", d->name,
                        (long long)value, (long long)s->max[sym]);

@@ -8,13 +8,13 @@
 #include "codegen/cpu/llvm_jit.h"
 #include "codegen/ref/interp.h"
 #include "runtime/base/dtype.h"
+#include "tests/support/poisoned.h"
 
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-enum { WALK_MAX_THREADS = 16, WALK_MAX_ARGS = 256, WALK_POISON = 0xFF };
+enum { WALK_MAX_THREADS = 16, WALK_MAX_ARGS = 256 };
 
 typedef struct walk {
     mc_arena *arena;
@@ -26,47 +26,6 @@ typedef struct walk {
     int n_threads;
     void *scratch[WALK_MAX_THREADS];
 } walk;
-
-enum { WALK_PAGE = 4096, WALK_ALIGN = 64 };
-
-/* The whole pages of a buffer: one of notes, the buffer, and one that must not be touched. */
-static inline size_t
-walk_pages(size_t n_bytes)
-{
-    return (n_bytes + WALK_ALIGN + WALK_PAGE - 1) / WALK_PAGE * WALK_PAGE + 2 * WALK_PAGE;
-}
-
-/* As near to the forbidden page as alignment allows; the bytes between are checked by walk_free. */
-static inline void *
-walk_poisoned(int64_t n)
-{
-    ck_assert_int_ge(n, 0);
-    size_t n_bytes = (size_t)n, total = walk_pages(n_bytes);
-    char *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ck_assert(base != MAP_FAILED);
-    ck_assert_int_eq(mprotect(base + total - WALK_PAGE, WALK_PAGE, PROT_NONE), 0);
-    memset(base, WALK_POISON, total - WALK_PAGE);
-    size_t at = (total - WALK_PAGE - n_bytes) / WALK_ALIGN * WALK_ALIGN;
-    void *p = base + at;
-    memcpy(base + at - WALK_ALIGN, &(char *){base}, sizeof base);
-    memcpy(base + at - WALK_ALIGN + sizeof base, &n_bytes, sizeof n_bytes);
-    return p;
-}
-
-static inline void
-walk_free(void *p)
-{
-    if (!p) return;
-    char *base;
-    size_t n_bytes;
-    memcpy(&base, (char *)p - WALK_ALIGN, sizeof base);
-    memcpy(&n_bytes, (char *)p - WALK_ALIGN + sizeof base, sizeof n_bytes);
-    const unsigned char *end = (unsigned char *)base + walk_pages(n_bytes) - WALK_PAGE;
-    for (const unsigned char *c = (unsigned char *)p + n_bytes; c < end; c++) {
-        ck_assert_msg(*c == WALK_POISON, "a kernel wrote beyond a buffer of %zu bytes", n_bytes);
-    }
-    munmap(base, walk_pages(n_bytes));
-}
 
 static inline int64_t
 walk_eval(const walk *w, const moec_abi_expr *e)
@@ -107,7 +66,7 @@ walk_pack(const moec_abi_weight *w, walk_source source)
     moec_dtype dtype = (moec_dtype)w->dtype;
     mc_ref_tensor t = walk_fetch(w, w->path, source), t2 = t;
     if (w->layout == MOEC_ABI_ROWS || w->layout == MOEC_ABI_GRAD) {
-        void *rows = walk_poisoned(t.n * (int64_t)moec_dtype_bytes(dtype));
+        void *rows = mc_poisoned(t.n * (int64_t)moec_dtype_bytes(dtype));
         for (int64_t i = 0; i < t.n; i++) mc_store_elem(dtype, rows, (size_t)i, mc_ref_tensor_get(&t, i));
         return rows;
     }
@@ -115,7 +74,7 @@ walk_pack(const moec_abi_weight *w, walk_source source)
     if (pair) t2 = walk_fetch(w, w->path2, source);
     int64_t k = w->dims[w->rank - 1], n = w->dims[w->rank - 2], groups = t.n / (n * k);
     int64_t columns = pair ? w->nr / 2 : w->nr, panels = (n + columns - 1) / columns;
-    void *out = walk_poisoned(groups * panels * k * w->nr * (int64_t)moec_dtype_bytes(dtype));
+    void *out = mc_poisoned(groups * panels * k * w->nr * (int64_t)moec_dtype_bytes(dtype));
     for (int64_t i = 0; i < groups * panels * k * w->nr; i++) {
         int64_t lane = i % w->nr, at_k = i / w->nr % k, panel = i / w->nr / k % panels, group = i / w->nr / k / panels;
         int64_t column = panel * columns + lane % columns, at = (group * n + column) * k + at_k;
@@ -171,7 +130,7 @@ static inline void
 walk_forget(walk *w)
 {
     for (uint32_t i = 0; i < w->abi->n_states; i++) {
-        walk_free(w->states[i]);
+        mc_poisoned_free(w->states[i]);
         w->states[i] = NULL;
     }
     w->past = 0;
@@ -181,7 +140,7 @@ static inline void
 walk_close(walk *w)
 {
     walk_forget(w);
-    for (uint32_t i = 0; i < w->abi->n_weights; i++) walk_free(w->weights[i]);
+    for (uint32_t i = 0; i < w->abi->n_weights; i++) mc_poisoned_free(w->weights[i]);
     mc_jit_destroy(w->jit);
     mc_arena_destroy(w->arena);
 }
@@ -236,7 +195,7 @@ walk_func(const walk *w, uint32_t index, void **args, uint32_t weight_base, uint
             int64_t n = walk_eval(w, &w->abi->exprs[s->first_expr + j]);
             if (n > size) size = n;
         }
-        slots[i] = walk_poisoned(size);
+        slots[i] = mc_poisoned(size);
     }
     for (uint32_t i = 0; i < func->n_launches; i++) {
         const moec_abi_launch *l = &w->abi->launches[func->first_launch + i];
@@ -249,7 +208,7 @@ walk_func(const walk *w, uint32_t index, void **args, uint32_t weight_base, uint
         for (uint32_t j = 0; j < l->n_refs; j++) inner[j] = walk_resolve(w, &f, &w->abi->refs[l->first_ref + j]);
         walk_func(w, l->target, inner, weight_base + l->weight_base, state_base + l->state_base);
     }
-    for (uint32_t i = 0; i < func->n_slots; i++) walk_free(slots[i]);
+    for (uint32_t i = 0; i < func->n_slots; i++) mc_poisoned_free(slots[i]);
     free(slots);
 }
 
@@ -276,7 +235,7 @@ walk_bind(walk *w, const mc_ref_tensor *inputs)
     for (uint32_t i = 0; i < w->abi->n_states && !w->states[i]; i++) {
         const moec_abi_state *s = &w->abi->states[i];
         int64_t n_bytes = s->bytes * batch * (s->kind == 0 ? w->cache_cap : 1);
-        w->states[i] = walk_poisoned(n_bytes);
+        w->states[i] = mc_poisoned(n_bytes);
         if (s->kind == 1) memset(w->states[i], 0, (size_t)n_bytes);
     }
 }
@@ -290,7 +249,7 @@ walk_run(walk *w, const mc_ref_tensor *inputs, mc_arena *arena, mc_ref_tensor *o
     walk_bind(w, inputs);
     for (uint32_t i = 0; i < w->abi->n_inputs; i++) {
         size_t n_bytes = (size_t)inputs[i].n * moec_dtype_bytes(inputs[i].dtype);
-        args[i] = walk_poisoned((int64_t)n_bytes);
+        args[i] = mc_poisoned((int64_t)n_bytes);
         if (n_bytes) memcpy(args[i], inputs[i].data, n_bytes);
     }
     for (uint32_t i = 0; i < w->abi->n_outputs; i++) {
@@ -298,16 +257,16 @@ walk_run(walk *w, const mc_ref_tensor *inputs, mc_arena *arena, mc_ref_tensor *o
         int64_t dims[MC_MAX_RANK] = {0};
         for (uint32_t d = 0; d < t->rank; d++) dims[d] = walk_eval(w, &t->dims[d]);
         ck_assert(mc_ref_tensor_init(&outputs[i], (moec_dtype)t->dtype, dims, (int)t->rank, arena));
-        args[w->abi->n_inputs + i] = walk_poisoned(outputs[i].n * (int64_t)moec_dtype_bytes((moec_dtype)t->dtype));
+        args[w->abi->n_inputs + i] = mc_poisoned(outputs[i].n * (int64_t)moec_dtype_bytes((moec_dtype)t->dtype));
     }
-    for (int t = 0; t < w->n_threads; t++) w->scratch[t] = walk_poisoned((int64_t)w->abi->scratch_bytes);
+    for (int t = 0; t < w->n_threads; t++) w->scratch[t] = mc_poisoned((int64_t)w->abi->scratch_bytes);
     walk_func(w, w->abi->entry, args, 0, 0);
-    for (int t = 0; t < w->n_threads; t++) walk_free(w->scratch[t]);
+    for (int t = 0; t < w->n_threads; t++) mc_poisoned_free(w->scratch[t]);
     for (uint32_t i = 0; i < w->abi->n_outputs; i++) {
         size_t n_bytes = (size_t)outputs[i].n * moec_dtype_bytes(outputs[i].dtype);
         if (n_bytes) memcpy(outputs[i].data, args[w->abi->n_inputs + i], n_bytes);
     }
-    for (uint32_t i = 0; i < w->abi->n_inputs + w->abi->n_outputs; i++) walk_free(args[i]);
+    for (uint32_t i = 0; i < w->abi->n_inputs + w->abi->n_outputs; i++) mc_poisoned_free(args[i]);
     for (uint32_t i = 0; i < w->abi->n_syms; i++) {
         if (w->abi->syms[i].kind == 1) n_new = w->syms[i];
     }

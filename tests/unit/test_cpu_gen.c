@@ -1,6 +1,5 @@
 /* Generated modules on the CPU backend: through the fused and the unfused pipeline, what the kernels compute is what
  * the interpreter computes; with more threads, and cut into steps, it is the same bits. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "passes/pass.h"
 #include "tests/support/close.h"
 #include "tests/support/gen_module.h"

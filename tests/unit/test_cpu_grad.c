@@ -1,7 +1,6 @@
 /* Kernels of training that work on rows and flat arrays, against the interpreter: sizes that fit no vector, no tokens,
  * one and many, from 1 to 3 threads and vectors of half the width, whose results must be equal bit for bit. A module is
  * compiled once for each width and run for several T. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "tests/support/synthetic.h"
 #include "tests/unit/cpu_pair.h"
 

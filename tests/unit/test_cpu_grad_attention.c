@@ -1,5 +1,4 @@
 /* sdpa_grad, and attention over keys and values that no state holds, on the CPU backend against the interpreter. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "tests/unit/cpu_pair.h"
 
 typedef struct shape {

@@ -1,5 +1,4 @@
 /* What training adds to routing, and the small derivatives beside it, on the CPU backend against the interpreter. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "tests/unit/cpu_pair.h"
 
 /* ---- routing --------------------------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ START_TEST(rows_added_to_a_gradient)
         walk_run(&w, inputs, p.x.arena, &y);
         ck_assert_mem_eq(w.weights[at], want.data, (size_t)want.n * 4);
     }
-    walk_free(w.weights[at]);
+    mc_poisoned_free(w.weights[at]);
     w.weights[at] = NULL;
     walk_run(&w, inputs, p.x.arena, &y);
     walk_close(&w);

@@ -1,7 +1,7 @@
 /* The CPU backend against the interpreter: every file of tests/exec, through the fused and the unfused pipeline, with
  * 1, 2, 3 and 7 threads, whose results must be equal bit for bit; and in pieces, which must give the bits of the whole.
  */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#define _DEFAULT_SOURCE /* scandir */
 #include "codegen/cpu/cpu.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"

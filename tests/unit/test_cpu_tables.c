@@ -1,5 +1,4 @@
 /* What the CPU backend writes about a model, what it refuses, and that the same module gives the same bytes. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "ir/print.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"

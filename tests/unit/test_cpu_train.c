@@ -1,7 +1,7 @@
 /* A whole step of training on the CPU backend: every file of tests/grad, compiled through the pipeline of training,
  * must give the outputs and gradients that the interpreter gives in f64 for the same plan, with the same bits for 1, 2
  * and 3 threads, saved or computed again; and gradients add to what is there, or are not wanted. */
-#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+#define _DEFAULT_SOURCE /* scandir */
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
 #include "tests/support/finite_difference.h"
@@ -66,7 +66,7 @@ share_gradients(step *s)
         if (weight->layout != MOEC_ABI_GRAD) continue;
         void *buffer = mc_map_get(&first, mc_str_of(weight->path));
         if (buffer) {
-            walk_free(s->w.weights[i]);
+            mc_poisoned_free(s->w.weights[i]);
             s->w.weights[i] = buffer;
         } else {
             mc_map_set(&first, mc_str_of(weight->path), s->w.weights[i]);
@@ -142,7 +142,7 @@ bytes_of(const mc_ref_tensor *t)
 static void *
 buffer_of(const mc_ref_tensor *t)
 {
-    void *p = walk_poisoned((int64_t)bytes_of(t));
+    void *p = mc_poisoned((int64_t)bytes_of(t));
     if (t->data && bytes_of(t)) memcpy(p, t->data, bytes_of(t));
     return p;
 }
@@ -191,18 +191,18 @@ run(step *s, int n_threads)
     walk_forget(&s->w);
     s->w.n_threads = n_threads;
     prepare(s);
-    for (int i = 0; i < n_threads; i++) s->w.scratch[i] = walk_poisoned((int64_t)s->w.abi->scratch_bytes);
+    for (int i = 0; i < n_threads; i++) s->w.scratch[i] = mc_poisoned((int64_t)s->w.abi->scratch_bytes);
     for (int i = 0; i < s->n_inputs; i++) args[n++] = back[n_back++] = buffer_of(&s->inputs[i]);
-    for (int i = 0; i < s->n_results; i++) args[n++] = walk_poisoned((int64_t)bytes_of(&s->results[i]));
+    for (int i = 0; i < s->n_results; i++) args[n++] = mc_poisoned((int64_t)bytes_of(&s->results[i]));
     walk_func(&s->w, s->w.abi->entry, args, 0, 0);
     for (int i = 0; i < s->n_results; i++) take(&s->results[i], args[s->n_inputs + i]);
     for (int i = 0; i < n_saved; i++) back[n_back++] = args[s->n_inputs + s->n_outputs + i];
     for (int i = 0; i < s->n_dy; i++) back[n_back++] = args[n++] = buffer_of(&s->dy[i]);
-    for (int i = 0; i < s->n_dx; i++) back[n_back + i] = args[n++] = walk_poisoned((int64_t)bytes_of(&s->dx[i]));
+    for (int i = 0; i < s->n_dx; i++) back[n_back + i] = args[n++] = mc_poisoned((int64_t)bytes_of(&s->dx[i]));
     walk_func(&s->w, s->w.abi->backward, back, s->w.abi->backward_weight_base, 0);
     for (int i = 0; i < s->n_dx; i++) take(&s->dx[i], back[n_back + i]);
-    for (int i = 0; i < n; i++) walk_free(args[i]);
-    for (int i = 0; i < n_threads; i++) walk_free(s->w.scratch[i]);
+    for (int i = 0; i < n; i++) mc_poisoned_free(args[i]);
+    for (int i = 0; i < n_threads; i++) mc_poisoned_free(s->w.scratch[i]);
 }
 
 /* ---- comparing --------------------------------------------------------------------------------------------------- */

@@ -326,77 +326,100 @@ panel_from(const kernel *j, LLVMValueRef from, LLVMValueRef start, LLVMValueRef 
     return kb_min(kb, ceil_div(j, ahead, kb_max(kb, each, constant(j, 1))), j->n_panels);
 }
 
-/* This thread's panels of rows begin .. begin + n - 1, the group's, among `all` rows of n_groups groups. */
-static void
-emit_share(kernel *j, LLVMValueRef begin, LLVMValueRef n, LLVMValueRef all, LLVMValueRef n_groups)
-{
-    mc_kb *kb = j->kb;
-    LLVMValueRef thread = kb_thread(kb), n_threads = kb_n_threads(kb), extra = constant(j, 0);
-    if (j->kind == MC_TRAIN_KIND_DW) extra = constant(j, WRITE_COST);
-    LLVMValueRef total = kb_mul(kb, kb_add(kb, all, kb_mul(kb, extra, n_groups)), j->n_panels);
-    LLVMValueRef start = kb_mul(kb, kb_add(kb, begin, kb_mul(kb, extra, j->group)), j->n_panels);
-    LLVMValueRef each = kb_add(kb, n, extra), next = kb_add(kb, thread, constant(j, 1));
-    LLVMValueRef low = panel_from(j, kb_udiv(kb, kb_mul(kb, total, thread), n_threads), start, each);
-    LLVMValueRef high = panel_from(j, kb_udiv(kb, kb_mul(kb, total, next), n_threads), start, each);
-    emit_panels(j, low, high);
-}
+typedef struct share {                                  /* of one group for this thread */
+    LLVMValueRef row, n_rows, depth, y, a, first, last; /* as in kernel; the panels first .. last - 1 */
+} share;
 
-static void
-emit_groups(kernel *j)
-{
-    mc_kb *kb = j->kb;
-    bool dw = j->kind == MC_TRAIN_KIND_DW, down = j->kind == MC_TRAIN_KIND_DOWN;
-    LLVMValueRef n_groups = kb_arg_int(kb, MC_TRAIN_GROUPS), first, last;
-    if (down) kb_split(kb, j->n_panels, 1, &first, &last);
-    LLVMValueRef all = load_offset(j, n_groups);
-    kb_loop g = kb_loop_begin(kb, constant(j, 0), n_groups, constant(j, 1), 0, NULL);
-    LLVMValueRef n;
-    j->group = g.i;
-    j->row = load_offset(j, g.i);
-    n = kb_sub(kb, load_offset(j, kb_add(kb, g.i, constant(j, 1))), j->row);
-    j->n_rows = dw ? j->width : n;
-    j->depth = dw ? n : j->width;
-    j->y_group = kb_elem(kb, j->y, kb_mul(kb, dw ? kb_mul(kb, g.i, j->width) : j->row, j->n), 4);
-    /* Nothing to add, nothing to compute: an empty group is left alone, unless it is to become 0. */
-    LLVMValueRef some = kb_icmp(kb, LLVMIntSGT, n, constant(j, 0));
-    if (dw) some = kb_or(kb, some, kb_icmp(kb, LLVMIntEQ, j->accumulate, constant(j, 0)));
-    kb_if c = kb_if_begin(kb, some);
-    if (down)
-        emit_panels(j, first, last);
-    else
-        emit_share(j, j->row, n, all, n_groups);
-    kb_if_end(kb, &c);
-    kb_loop_end(kb, &g);
-}
-
-/* Without groups: a grid of column parts and, when there are few panels to share, row parts. */
-static void
-emit_dense(kernel *j)
+/* Groups laid end to end: this thread's panels of group `group`. */
+static share
+share_of_group(const kernel *j, LLVMValueRef n_groups, LLVMValueRef all)
 {
     mc_kb *kb = j->kb;
     bool dw = j->kind == MC_TRAIN_KIND_DW;
-    LLVMValueRef thread = kb_thread(kb), n_threads = kb_n_threads(kb), rows = kb_arg_int(kb, MC_TRAIN_ROWS);
-    LLVMValueRef one = constant(j, 1), mr = constant(j, kb->target.mr), begin, end, first, last;
-    LLVMValueRef height = dw ? j->width : rows;
+    LLVMValueRef one = constant(j, 1), thread = kb_thread(kb), n_threads = kb_n_threads(kb);
+    LLVMValueRef begin = load_offset(j, j->group), n = kb_sub(kb, load_offset(j, kb_add(kb, j->group, one)), begin);
+    share s = {.row = begin, .n_rows = dw ? j->width : n, .depth = dw ? n : j->width, .a = j->a};
+    s.y = kb_elem(kb, j->y, kb_mul(kb, dw ? kb_mul(kb, j->group, j->width) : begin, j->n), 4);
+    if (j->kind == MC_TRAIN_KIND_DOWN) {
+        kb_split(kb, j->n_panels, 1, &s.first, &s.last);
+        return s;
+    }
+    LLVMValueRef extra = constant(j, dw ? WRITE_COST : 0), each = kb_add(kb, n, extra);
+    LLVMValueRef total = kb_mul(kb, kb_add(kb, all, kb_mul(kb, extra, n_groups)), j->n_panels);
+    LLVMValueRef start = kb_mul(kb, kb_add(kb, begin, kb_mul(kb, extra, j->group)), j->n_panels);
+    s.first = panel_from(j, kb_udiv(kb, kb_mul(kb, total, thread), n_threads), start, each);
+    s.last = panel_from(j, kb_udiv(kb, kb_mul(kb, total, kb_add(kb, thread, one)), n_threads), start, each);
+    /* Nothing to add: an empty group is left alone, unless it is to become 0. */
+    if (dw) {
+        LLVMValueRef skip = kb_and(kb, kb_icmp(kb, LLVMIntEQ, n, constant(j, 0)),
+                                   kb_icmp(kb, LLVMIntNE, j->accumulate, constant(j, 0)));
+        s.last = kb_select(kb, skip, s.first, s.last);
+    }
+    return s;
+}
+
+/* Without groups: a grid of column parts and, when there are few panels to share, row parts. */
+static share
+share_of_all(const kernel *j)
+{
+    mc_kb *kb = j->kb;
+    bool dw = j->kind == MC_TRAIN_KIND_DW;
+    LLVMValueRef thread = kb_thread(kb), n_threads = kb_n_threads(kb), rows = kb_arg_int(kb, MC_TRAIN_ROWS), end;
+    LLVMValueRef one = constant(j, 1), mr = constant(j, kb->target.mr), height = dw ? j->width : rows, begin;
     LLVMValueRef many = kb_icmp(kb, LLVMIntSGE, j->n_panels, kb_mul(kb, n_threads, constant(j, 4)));
     LLVMValueRef flat = kb_icmp(kb, LLVMIntSLE, height, kb_mul(kb, n_threads, mr));
     LLVMValueRef columns = kb_max(kb, kb_min(kb, n_threads, j->n_panels), one);
     columns = kb_select(kb, kb_or(kb, many, flat), columns, one);
     LLVMValueRef row_parts = kb_udiv(kb, n_threads, columns), row_part = kb_udiv(kb, thread, columns);
-    kb_split_part(kb, j->n_panels, one, kb_urem(kb, thread, columns), columns, &first, &last);
+    share s = {.depth = dw ? rows : j->width};
+    kb_split_part(kb, j->n_panels, one, kb_urem(kb, thread, columns), columns, &s.first, &s.last);
     kb_split_part(kb, height, mr, row_part, row_parts, &begin, &end);
-    j->group = constant(j, 0);
-    j->row = dw ? constant(j, 0) : begin;
-    j->n_rows = kb_sub(kb, end, begin);
-    j->depth = dw ? rows : j->width;
-    j->y_group = kb_elem(kb, j->y, kb_mul(kb, begin, j->n), 4);
-    LLVMValueRef a = j->a;
-    if (dw) j->a = kb_elem(kb, a, begin, 4);
-    LLVMValueRef busy = kb_and(kb, kb_icmp(kb, LLVMIntSLT, row_part, row_parts), kb_icmp(kb, LLVMIntSLT, begin, end));
-    kb_if c = kb_if_begin(kb, busy);
-    emit_panels(j, first, last);
+    LLVMValueRef busy = kb_icmp(kb, LLVMIntSLT, row_part, row_parts);
+    s.n_rows = kb_select(kb, busy, kb_sub(kb, end, begin), constant(j, 0));
+    s.row = dw ? constant(j, 0) : begin;
+    s.y = kb_elem(kb, j->y, kb_mul(kb, begin, j->n), 4);
+    s.a = dw ? kb_elem(kb, j->a, begin, 4) : j->a;
+    return s;
+}
+
+/* The one of a group where there are groups, else that of everything. */
+static share
+choose_share(const kernel *j, LLVMValueRef grouped, LLVMValueRef n_groups)
+{
+    mc_kb *kb = j->kb;
+    kb_if c = kb_if_begin(kb, grouped);
+    share g = share_of_group(j, n_groups, load_offset(j, n_groups)), d;
+    kb_else(kb, &c);
+    d = share_of_all(j);
     kb_if_end(kb, &c);
-    j->a = a;
+    return (share){.row = kb_if_value(kb, &c, g.row, d.row),
+                   .n_rows = kb_if_value(kb, &c, g.n_rows, d.n_rows),
+                   .depth = kb_if_value(kb, &c, g.depth, d.depth),
+                   .y = kb_if_value(kb, &c, g.y, d.y),
+                   .a = kb_if_value(kb, &c, g.a, d.a),
+                   .first = kb_if_value(kb, &c, g.first, d.first),
+                   .last = kb_if_value(kb, &c, g.last, d.last)};
+}
+
+static void
+emit_groups(const kernel *all)
+{
+    kernel j = *all;
+    mc_kb *kb = j.kb;
+    LLVMValueRef zero = constant(&j, 0), one = constant(&j, 1), grouped = is_present(&j, j.offsets);
+    LLVMValueRef n_groups = kb_select(kb, grouped, kb_arg_int(kb, MC_TRAIN_GROUPS), one);
+    kb_loop g = kb_loop_begin(kb, zero, n_groups, one, 0, NULL);
+    j.group = g.i;
+    share s = j.kind == MC_TRAIN_KIND_DOWN ? share_of_group(&j, n_groups, NULL) : choose_share(&j, grouped, n_groups);
+    j.row = s.row;
+    j.n_rows = s.n_rows;
+    j.depth = s.depth;
+    j.y_group = s.y;
+    j.a = s.a;
+    kb_if some = kb_if_begin(kb, kb_icmp(kb, LLVMIntSGT, j.n_rows, zero));
+    emit_panels(&j, s.first, s.last);
+    kb_if_end(kb, &some);
+    kb_loop_end(kb, &g);
 }
 
 static size_t
@@ -469,11 +492,7 @@ emit_kernel(kernel *j)
         return;
     }
     kb_if wanted = kb_if_begin(kb, is_present(j, j->y));
-    kb_if grouped = kb_if_begin(kb, is_present(j, j->offsets));
     emit_groups(j);
-    kb_else(kb, &grouped);
-    emit_dense(j);
-    kb_if_end(kb, &grouped);
     kb_if_end(kb, &wanted);
 }
 

@@ -218,7 +218,7 @@ def ways(block, threads, choices, d, f):
 # ---- measuring ---------------------------------------------------------------------------------------------------------------
 
 def different(a, b):
-    return max(float((p - q).abs().max() / q.abs().max().clamp_min(1e-30)) for p, q in zip([a[0], a[1], *a[2]], [b[0], b[1], *b[2]]))
+    return max(float((p - q).detach().abs().max() / q.detach().abs().max().clamp_min(1e-30)) for p, q in zip([a[0], a[1], *a[2]], [b[0], b[1], *b[2]]))
 
 
 def bench(layer, tokens, a, peak):

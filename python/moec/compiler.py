@@ -352,6 +352,7 @@ class Layer:
         self.model = compiled.model()
         if not lib.moec_model_is_trainable(self.model):
             raise Error(f"{compiled.name} was compiled for inference: compile it with train=True", "unsupported")
+        self.about = lib.moec_model_compiler(self.model).decode()  # which compiler made it
         self.inputs = self._specs(lib.moec_model_n_inputs, lib.moec_model_input, lib.moec_train_input_has_gradient)
         self.outputs = self._specs(lib.moec_model_n_outputs, lib.moec_model_output, lib.moec_train_output_has_gradient)
         self.params = tuple(self._param(i) for i in range(lib.moec_train_n_params(self.model)))
@@ -464,7 +465,7 @@ class Step:
         self.layer, self.symbols, self.threads = layer, symbols, threads
         self._inputs, self._params, self.saved = inputs, params, saved
         self.sizes = sizes
-        self._workspace = empty([max(1, sizes.workspace)], "u8")
+        self._workspace = empty([sizes.workspace + (0 if saved is not None else sizes.saved) + 1], "u8")
         self.outputs = {spec.name: empty(spec.shape(symbols), spec.dtype) for spec in layer.outputs}
 
     def _fill(self, call):

@@ -37,8 +37,8 @@ class _Plan:
     """A compiled layer, and how many bytes it keeps as a polynomial of its run-time dimensions, so that a size can be told for
     symbolic ones too."""
 
-    def __init__(self, layer: compiler.Layer, key: bytes):
-        self.layer, self.key = layer, key
+    def __init__(self, layer: compiler.Layer):
+        self.layer, self.key = layer, b""
         self.inputs = [(spec.name, _TORCH_DTYPES[spec.dtype]) for spec in layer.inputs]
         self.params = [(p.path, _TORCH_DTYPES[p.dtype], p.shape) for p in layer.params]
         self.outputs = [_TORCH_DTYPES[spec.dtype] for spec in layer.outputs]
@@ -90,22 +90,27 @@ class _Plan:
 
 
 _plans: dict[int, _Plan] = {}
+_numbers: dict[tuple, int] = {}
 _plans_lock = threading.Lock()
 
 
 def _plan(text: str, **options) -> int:
-    """The number of a compiled layer. It follows from the text and the options, so that a graph that torch keeps on disk means
-    the same layer in another process."""
-    key = repr((text, sorted(options.items()))).encode()
-    number = int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
-    found = _plans.get(number)
-    if found is None:
-        layer = compiler.layer(text, **options)  # compiles once, however many threads ask
-        with _plans_lock:
-            found = _plans.setdefault(number, _Plan(layer, key))
-    if found.key != key:
-        raise Error("two layers have the same hash", "internal")
-    return number
+    """The number of a compiled layer. It follows from the text, the options and what the layer keeps, so that a graph that torch has on
+    disk means the same layer in another process, and none after an update that changed it."""
+    asked = (text, *sorted(options.items()))
+    known = _numbers.get(asked)
+    if known is not None:
+        return known
+    layer = compiler.layer(text, **options)  # compiles once, however many threads ask
+    with _plans_lock:
+        if asked not in _numbers:
+            plan = _Plan(layer)
+            plan.key = repr((asked, layer.about, plan.terms)).encode()
+            number = int.from_bytes(hashlib.sha256(plan.key).digest()[:8], "big") >> 1
+            if _plans.setdefault(number, plan).key != plan.key:
+                raise Error("two layers have the same hash", "internal")
+            _numbers[asked] = number
+        return _numbers[asked]
 
 
 def _find(number: int) -> _Plan:
@@ -213,7 +218,8 @@ def _forward(number: int, inputs: Sequence[torch.Tensor], params: Sequence[torch
     saved = torch.empty(plan.saved_bytes(symbols) if keep else 0, dtype=torch.uint8)
     if keep and saved.numel() < sizes.saved:
         raise Error(f"the layer keeps {sizes.saved} bytes, its formula says {saved.numel()}", "internal")
-    workspace, call = _take_workspace(sizes.workspace), layer.take_call()
+    # what is not kept for backward lies in the workspace
+    workspace, call = _take_workspace(sizes.workspace + (0 if keep else sizes.saved)), layer.take_call()
     _fill(plan, call, symbols, inputs, params, saved, workspace, threads)
     for t, value in zip(call.outputs, outputs):
         t.data = value.data_ptr()

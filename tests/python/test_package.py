@@ -245,7 +245,8 @@ class Compiling(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "layer.o")
             compiled.write("object", path)
-            self.assertEqual(open(path, "rb").read()[:4], b"\x7fELF")
+            with open(path, "rb") as f:
+                self.assertEqual(f.read(4), b"\x7fELF")
             with self.assertRaises(moec.Error):
                 compiled.write("poem", path)
 

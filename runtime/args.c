@@ -1,5 +1,5 @@
-/* args: see args.h. A dim is one equation, mul * product + add: it gives a symbol its value when all others have one, so
- * going over the dims until nothing moves finds every symbol that follows. */
+/* args: see args.h. A dim is one equation, mul * product + add: it gives a symbol its value when all others have one,
+ * so going over the dims until nothing moves finds every symbol that follows. */
 #include "runtime/args.h"
 
 #include <string.h>
@@ -31,7 +31,7 @@ mc_args_find(const moec_tensor *tensors, size_t n, const char *name, size_t inde
 
 moec_status
 mc_args_names(const moec_tensor *tensors, size_t n, const moec_abi_tensor *table, uint32_t n_table, const char *kind,
-            mc_fault *error)
+              mc_fault *error)
 {
     for (size_t i = 0; i < n; i++) {
         bool known = !tensors[i].name && i < n_table;

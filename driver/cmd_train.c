@@ -124,9 +124,9 @@ run(mc_trainer *t, const train_command *c, mc_fault *fault)
     mc_train_printer printer = mc_train_printer_default(c->json, c->log_every);
     const mc_train_position *at = &t->state.at;
     moec_status s = MOEC_OK;
+    catch_signals();
     mc_train_print_begin(&printer, t);
     if (!c->run.out) fputs("moec: without --out what is learnt is lost at the end\n", stderr);
-    catch_signals();
     while (at->step < at->n_steps && !interrupted && s == MOEC_OK) {
         mc_train_report report;
         s = mc_trainer_step(t, &report, fault);

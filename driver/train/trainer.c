@@ -260,7 +260,11 @@ static moec_status
 start(mc_trainer *t, const moec_abi_model *abi, mc_fault *fault)
 {
     const mc_train_options *o = &t->options;
-    if (o->resume) return mc_train_checkpoint_read(o->out, t->state.at.step, &t->state, fault);
+    if (o->resume) {
+        moec_status s = mc_train_checkpoint_read(o->out, t->state.at.step, &t->state, fault);
+        t->state.at.n_steps = o->n_steps; /* the one thing that may be another than before */
+        return s;
+    }
     if (o->weights) return mc_train_start_from(&t->state.params, abi, o->weights, o->map, fault);
     return mc_train_start_fresh(&t->state.params, o->seed, fault);
 }

@@ -13,6 +13,8 @@
     tool.py limit BYTES COMMAND...        runs a command that may not write longer files
     tool.py terminal COMMAND...           runs it with standard error on a terminal; prints what is left on the last line,
                                           and whether a progress line was there
+    tool.py interrupt WORD COMMAND..  runs it until it prints a line that begins with WORD, then presses Ctrl-C; prints how it
+                                      ended
     tool.py tiles FILE.s REGISTER         matmul tiles of an assembly file: use REGISTER, keep nothing on the stack
     tool.py size FILE                     "small" when at most 1 MB
     tool.py widest                        of standard input: lines and columns fit 24 x 100
@@ -147,6 +149,16 @@ def terminal(*command):
     print("progress" if any("moec: linking, " in line for line in lines) else "no progress")
     left = "".join(line.rsplit("\r\033[K", 1)[-1] for line in lines)
     print(left or "clean")
+
+
+def interrupt(word, *command):
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith(word):
+            process.send_signal(signal.SIGINT)
+            break
+    process.communicate()
+    print("exit code", process.returncode)
 
 
 def tiles(path, register):

@@ -62,19 +62,21 @@ print_help(void)
     puts("3 this processor cannot run the code, 70 a fault of moec's own.");
 }
 
+/* 24 lines have to do for each command, so what all take shares the last with an example. */
 static void
 print_command_help(mc_command command)
 {
     const mc_command_info *info = &mc_command_infos[command];
-    printf("moec %s %s: %s, as in\n  %s\n", info->name, info->arguments, info->summary, info->example);
+    printf("moec %s %s: %s\n", info->name, info->arguments, info->summary);
     for (int i = 0; i < MC_N_OPTIONS; i++) {
         const mc_option_info *o = &mc_option_infos[i];
-        if (!(o->commands & 1u << command)) continue;
+        if (!(o->commands & 1u << command) || o->commands == ALL) continue;
         char left[64], letter[8] = "    ";
         if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
         printf("  %-26s %s\n", left, o->help);
     }
+    printf("Always: --color WHEN, --help, --version. Example: %s\n", info->example);
 }
 
 static int

@@ -37,8 +37,8 @@ void mc_st_fini(mc_st_file *file);
 /* What __metadata__ says of `key`; empty when it does not. */
 mc_str mc_st_note_of(const mc_st_file *file, const char *key);
 
-/* Writes a file in this format, completely or not at all: `tensors` in their order (name, dtype, rank, dims and data are
- * read), the first at a multiple of 64 bytes from the start, and `notes` as __metadata__. Texts end in a zero byte.
+/* Writes a file in this format, completely or not at all: `tensors` in their order (name, dtype, rank, dims and data
+ * are read), the first at a multiple of 64 bytes from the start, and `notes` as __metadata__. Texts end in a zero byte.
  * Errors: IO, MEMORY, ARGUMENT (an element type that the format lacks). */
 moec_status mc_st_write(const char *path, const mc_st_tensor *tensors, size_t n_tensors, const mc_st_note *notes,
                         size_t n_notes, mc_fault *error) MOEC_MUST_USE;

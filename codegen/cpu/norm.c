@@ -1,7 +1,7 @@
 /* Kernels that reduce a row and then scale it: rmsnorm, layernorm, l2norm, softmax, route.renorm. The one idea: every
  * row is a few folds (rows.h) and one pass that writes, so a row gives the same bits alone or in any batch.
  *
- * ptr: x, y, [w, [bias]]   i: rows, d, [rows of w]   f: eps, or eps, p, floor */
+ * ptr: x, y, [w], [bias]   i: rows, d, rows of w and bias   f: eps, or eps, p, floor */
 #include "codegen/cpu/math.h"
 #include "codegen/cpu/rows.h"
 #include "codegen/cpu/select.h"
@@ -129,12 +129,12 @@ emit_norm(mc_kb *kb, const mc_cpu_kernel *k)
     kb_kernel_begin(kb, k->name.data);
     row r;
     LLVMValueRef w = flags & NORM_W ? kb_arg_ptr(kb, 2) : NULL;
-    LLVMValueRef bias = flags & NORM_BIAS ? kb_arg_ptr(kb, 3) : NULL;
+    LLVMValueRef bias = flags & NORM_BIAS ? kb_arg_ptr(kb, w ? 3 : 2) : NULL;
     LLVMValueRef w_rows = kb_arg_int(kb, 2), eps = kb_arg_float(kb, 0);
     kb_loop l = begin_rows(kb, &r);
-    if (w) {
+    if (w || bias) {
         LLVMValueRef at = kb_mul(kb, kb_urem(kb, l.i, w_rows), r.d);
-        w = kb_elem(kb, w, at, 4);
+        if (w) w = kb_elem(kb, w, at, 4);
         if (bias) bias = kb_elem(kb, bias, at, 4);
     }
     LLVMValueRef d = to_float(kb, r.d);
@@ -172,11 +172,8 @@ mc_cpu_select_norm(mc_cpu_plan *p, const mc_op *op)
     if (op->opcode == MC_OP_RMSNORM && mc_attr_bool(op, "plus_one")) flags |= NORM_PLUS_ONE;
     if (w) flags |= NORM_W;
     if (bias) flags |= NORM_BIAS;
-    if (bias && !w) {
-        mc_cpu_refuse(p, "a bias without a weight");
-        return;
-    }
-    mc_dim w_rows = w ? mc_cpu_product(p, w->type, 0, w->type->rank - 1) : mc_dim_const(1);
+    const mc_type *repeated = w ? w->type : bias ? bias->type : NULL;
+    mc_dim w_rows = repeated ? mc_cpu_product(p, repeated, 0, repeated->rank - 1) : mc_dim_const(1);
     mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_norm, &flags, 1, "norm_%d", (int)flags));
     mc_cpu_ptr(p, x);
     mc_cpu_ptr(p, mc_result(op, 0));

@@ -51,8 +51,8 @@ rig_open(rig *r, uint64_t seed, const char *pipeline, walk *w)
     mc_diags_init(&r->diags, r->arena, NULL);
     mc_synthetic_init(&r->synthetic, r->arena, seed);
     r->synthetic.bf16_grid = true; /* vectors are widened in the plan */
-    mc_gen_options options = {.seed = seed, .n_blocks = N_BLOCKS, .continuous = true};
-    r->module = mc_gen_module(&options, &r->diags);
+    mc_gen_options drawn = {.seed = seed, .n_blocks = N_BLOCKS, .continuous = true};
+    r->module = mc_gen_module(&drawn, &r->diags);
     if (!r->module) walk_fail(&r->diags);
     r->n_outputs = mc_module_model(r->module)->last->n_operands;
     for (int i = 0; i < N_RUNS; i++)

@@ -25,6 +25,8 @@ typedef struct kernel {
     LLVMValueRef k, kc, first, last, panel_bytes;     /* block of k; first, last: i1; bytes of a panel of b */
     LLVMValueRef tiles_row, tiles_rows;               /* block of tiles: first row and rows, within the group */
     LLVMValueRef n_tiles, each, more;                 /* its tiles: rows of each, and one more for the first `more` */
+    LLVMValueRef next_column, next_group;             /* where the block of b after all of k begins */
+    LLVMValueRef ahead[5]; /* of mc_train_ahead: next, row_bytes, from and to of a tile, lines */
 } kernel;
 
 static LLVMValueRef
@@ -155,6 +157,39 @@ prepare_a(const kernel *j)
     kb_loop_end(kb, &l);
 }
 
+/* ---- the next block of b, fetched by the tiles of this one ------------------------------------------------------ */
+
+/* In equal parts by the last block of tiles, so that memory is read while the sums are made. */
+static void
+plan_ahead(kernel *j, LLVMValueRef k_block, LLVMValueRef row_block)
+{
+    mc_kb *kb = j->kb;
+    int64_t nr = kb->target.nr, line = 64;
+    LLVMValueRef next_k = kb_add(kb, j->k, k_block), n_panels = ceil_div(j, j->n_columns, constant(j, nr));
+    LLVMValueRef column = kb_select(kb, j->last, j->next_column, j->column);
+    LLVMValueRef group = kb_select(kb, j->last, j->next_group, j->group);
+    LLVMValueRef k = kb_select(kb, j->last, constant(j, 0), next_k), four = constant(j, 4), lies = j->as_it_lies;
+    LLVMValueRef across = kb_add(kb, kb_mul(kb, kb_add(kb, kb_mul(kb, group, j->depth), k), j->n), column);
+    LLVMValueRef along = kb_add(kb, kb_mul(kb, kb_add(kb, kb_mul(kb, group, j->n), column), j->depth), k);
+    LLVMValueRef rows = kb_select(kb, lies, k_block, j->n_columns);
+    LLVMValueRef row_bytes = kb_mul(kb, kb_select(kb, lies, j->n_columns, k_block), four);
+    LLVMValueRef is_last = kb_icmp(kb, LLVMIntSGE, kb_add(kb, j->tiles_row, row_block), j->n_rows);
+    j->ahead[0] = kb_elem(kb, j->b, kb_select(kb, lies, across, along), 4);
+    j->ahead[1] = kb_mul(kb, kb_select(kb, lies, j->n, j->depth), four);
+    j->ahead[2] = ceil_div(j, rows, kb_mul(kb, j->n_tiles, n_panels));
+    j->ahead[3] = kb_select(kb, is_last, rows, constant(j, 0));
+    j->ahead[4] = ceil_div(j, row_bytes, constant(j, line));
+}
+
+static void
+fetch_ahead(const kernel *j, LLVMValueRef tile)
+{
+    mc_kb *kb = j->kb;
+    LLVMValueRef from = kb_mul(kb, tile, j->ahead[2]), to = kb_min(kb, kb_add(kb, from, j->ahead[2]), j->ahead[3]);
+    LLVMValueRef args[5] = {j->ahead[0], j->ahead[1], from, to, j->ahead[4]};
+    kb_call(kb, mc_train_ahead(kb), args, 5);
+}
+
 /* ---- tiles ---------------------------------------------------------------------------------------------------- */
 
 static void
@@ -192,6 +227,11 @@ tile_in_y(const kernel *j, LLVMValueRef tile_fn, LLVMValueRef *args, LLVMValueRe
     kb_if old = kb_if_begin(kb, kb_and(kb, edge, kb_icmp(kb, LLVMIntEQ, j->first, kb_bool(kb, false))));
     call_finish(j, y, stride, j->edge, edge_stride, null, null, n_rows, n_columns);
     kb_if_end(kb, &old);
+    if (j->kind == MC_TRAIN_KIND_DW) { /* where the next tile's sums are */
+        LLVMValueRef mr = constant(j, kb->target.mr), next = kb_gep(kb, y, kb_mul(kb, mr, stride));
+        LLVMValueRef ahead[5] = {next, stride, constant(j, 0), mr, constant(j, 1)};
+        kb_call(kb, mc_train_ahead(kb), ahead, 5);
+    }
     args[4] = kb_select(kb, edge, j->edge, y);
     args[5] = kb_select(kb, edge, edge_stride, stride);
     kb_call(kb, tile_fn, args, 7);
@@ -223,6 +263,7 @@ emit_tile(const kernel *j, LLVMValueRef panel, LLVMValueRef t)
         a = kb_elem(kb, j->pointers, row, 8);
     }
     row = kb_add(kb, j->tiles_row, row);
+    if (!dw) fetch_ahead(j, kb_add(kb, kb_mul(kb, panel, j->n_tiles), t));
     LLVMValueRef tile_fn = dw ? mc_train_panel_tile(kb) : mc_train_tile(kb);
     LLVMValueRef args[7] = {n_rows, j->kc, a,       kb_gep(kb, j->b_block, kb_mul(kb, panel, j->panel_bytes)),
                             NULL,   NULL,  j->first};
@@ -263,6 +304,7 @@ emit_depth(kernel *j)
     j->each = kb_udiv(kb, j->tiles_rows, j->n_tiles);
     j->more = kb_urem(kb, j->tiles_rows, j->n_tiles);
     prepare_a(j);
+    if (j->kind != MC_TRAIN_KIND_DW) plan_ahead(j, k_block, row_block);
     kb_loop panel = kb_loop_begin(kb, zero, ceil_div(j, j->n_columns, constant(j, nr)), one, 0, NULL);
     kb_loop t = kb_loop_begin(kb, zero, j->n_tiles, one, 0, NULL);
     emit_tile(j, panel.i, t.i);
@@ -296,11 +338,16 @@ emit_panels(kernel *j, LLVMValueRef begin, LLVMValueRef end)
 {
     mc_kb *kb = j->kb;
     int64_t nr = kb->target.nr;
-    LLVMValueRef block = even_block(j, kb_max(kb, kb_sub(kb, end, begin), constant(j, 0)), MC_TRAIN_COLUMNS / nr, 1);
+    int64_t most = (j->kind == MC_TRAIN_KIND_DW ? MC_TRAIN_DW_COLUMNS : MC_TRAIN_COLUMNS) / nr;
+    LLVMValueRef block = even_block(j, kb_max(kb, kb_sub(kb, end, begin), constant(j, 0)), most, 1);
     kb_loop l = kb_loop_begin(kb, begin, end, block, 0, NULL);
     LLVMValueRef last = kb_min(kb, kb_add(kb, l.i, block), end);
     j->column = kb_mul(kb, l.i, constant(j, nr));
     j->n_columns = kb_sub(kb, kb_min(kb, kb_mul(kb, last, constant(j, nr)), j->n), j->column);
+    LLVMValueRef done = kb_icmp(kb, LLVMIntSGE, last, end), again = constant(j, 0);
+    if (j->kind == MC_TRAIN_KIND_DOWN) again = kb_mul(kb, begin, constant(j, nr));
+    j->next_column = kb_select(kb, done, again, kb_add(kb, j->column, j->n_columns));
+    j->next_group = kb_select(kb, done, kb_add(kb, j->group, constant(j, 1)), j->group);
     if (j->kind == MC_TRAIN_KIND_DOWN)
         emit_down(j);
     else
@@ -423,9 +470,10 @@ emit_groups(const kernel *all)
 }
 
 static size_t
-b_bytes(void)
+b_bytes(mc_train_kind kind)
 {
-    return (size_t)MC_TRAIN_KC * MC_TRAIN_COLUMNS * sizeof(float);
+    int columns = kind == MC_TRAIN_KIND_DW ? MC_TRAIN_DW_COLUMNS : MC_TRAIN_COLUMNS;
+    return (size_t)MC_TRAIN_KC * (size_t)columns * sizeof(float);
 }
 
 static size_t
@@ -438,7 +486,7 @@ size_t
 mc_train_scratch_bytes(const mc_cpu_target *target, mc_train_kind kind)
 {
     size_t down = (size_t)(MC_TRAIN_DOWN_ROWS + target->mr) * MC_TRAIN_COLUMNS * sizeof(float);
-    return b_bytes() + (kind == MC_TRAIN_KIND_DW ? a_bytes(target) : kind == MC_TRAIN_KIND_DOWN ? down : 0);
+    return b_bytes(kind) + (kind == MC_TRAIN_KIND_DW ? a_bytes(target) : kind == MC_TRAIN_KIND_DOWN ? down : 0);
 }
 
 static void
@@ -461,7 +509,7 @@ load_arguments(kernel *j)
     j->accumulate = j->kind == MC_TRAIN_KIND_DW ? kb_arg_int(kb, MC_TRAIN_ACCUMULATE) : NULL;
     j->n_panels = ceil_div(j, j->n, constant(j, nr));
     j->b_block = kb_scratch(kb);
-    j->a_block = j->c_block = kb_gepi(kb, j->b_block, (int64_t)b_bytes());
+    j->a_block = j->c_block = kb_gepi(kb, j->b_block, (int64_t)b_bytes(j->kind));
     j->pointers = kb_alloca(kb, MC_TRAIN_TILES * mr * 8, 8);
     j->edge = kb_alloca(kb, mr * nr * 4, 64);
 }

@@ -177,3 +177,24 @@ mc_train_gather_a(mc_kb *kb)
     assert(kb->target.mr <= 8);
     return gather_function(kb, "train_gather_a", &g, false);
 }
+
+/* ---- prefetching ---------------------------------------------------------------------------------------------- */
+
+LLVMValueRef
+mc_train_ahead(mc_kb *kb)
+{
+    LLVMValueRef fn = kb_find(kb, "train_ahead");
+    if (fn) return fn;
+    LLVMTypeRef params[5] = {kb->ptr, kb->i64, kb->i64, kb->i64, kb->i64};
+    fn = kb_function_begin(kb, "train_ahead", kb->t_void, params, 5);
+    LLVMValueRef zero = kb_i64(kb, 0), one = kb_i64(kb, 1);
+    kb_loop row = kb_loop_begin(kb, kb_param(kb, 2), kb_param(kb, 3), one, 0, NULL);
+    LLVMValueRef p = kb_gep(kb, kb_param(kb, 0), kb_mul(kb, row.i, kb_param(kb, 1)));
+    kb_loop l = kb_loop_begin(kb, zero, kb_param(kb, 4), one, 0, NULL);
+    LLVMValueRef args[4] = {kb_elem(kb, p, l.i, 64), kb_i32(kb, 0), kb_i32(kb, 2), kb_i32(kb, 1)}; /* into L2 */
+    kb_intrinsic(kb, "llvm.prefetch", &kb->ptr, 1, args, 4);
+    kb_loop_end(kb, &l);
+    kb_loop_end(kb, &row);
+    kb_function_end(kb, NULL);
+    return fn;
+}

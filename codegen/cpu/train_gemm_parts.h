@@ -10,9 +10,15 @@
 
 #include "codegen/cpu/train_gemm.h"
 
-/* Steps of k of a block: a panel of b stays in L1. Columns: the block of b stays in L2. Rows: so does the block of a.
- */
-enum { MC_TRAIN_KC = 256, MC_TRAIN_COLUMNS = 256, MC_TRAIN_TILES = 16, MC_TRAIN_DOWN_ROWS = 512 };
+/* Steps of k of a block: a panel of b stays in L1. Columns: the block of b and the next one on its way stay in L2; dw
+ * fetches nothing ahead but packs a, which pays with more columns. Rows: the block of a stays in L2, too. */
+enum {
+    MC_TRAIN_KC = 256,
+    MC_TRAIN_COLUMNS = 128,
+    MC_TRAIN_DW_COLUMNS = 256,
+    MC_TRAIN_TILES = 16,
+    MC_TRAIN_DOWN_ROWS = 512
+};
 
 /* void tile(i64 rows, i64 kc, ptr a, ptr b, ptr c, i64 c_stride, i1 first)
  * c[rows][nr] = [c, unless first] + a b: a: pointers to the rows; b: a panel; c_stride in bytes. */
@@ -29,6 +35,10 @@ LLVMValueRef mc_train_transpose(mc_kb *kb);
  * gather_a: panels mr wide, without gates; panel_bytes has room for a vector more. */
 LLVMValueRef mc_train_gather_b(mc_kb *kb);
 LLVMValueRef mc_train_gather_a(mc_kb *kb);
+
+/* void ahead(ptr p, i64 row_bytes, i64 from, i64 to, i64 lines)
+ * Asks for cache lines 0..lines-1 of the rows from..to-1 of p. Nothing is read: any address will do. */
+LLVMValueRef mc_train_ahead(mc_kb *kb);
 
 /* void finish(ptr c, i64 c_stride, ptr y, i64 y_stride, ptr bias, ptr residual, i64 n_rows, i64 n_columns)
  * y = [residual +] (c [+ bias]) for up to nr columns; residual has the stride of y. Also copies tiles. */

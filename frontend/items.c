@@ -142,9 +142,9 @@ set_range(mc_elab *e, const mc_item *item)
         return;
     }
     int64_t lo = range.as.range.lo, hi = range.as.range.hi;
-    if (lo < 1 || hi < lo || hi > MC_MAX_DIM) {
+    if (lo < 0 || hi < 1 || hi < lo || hi > MC_MAX_DIM) {
         mc_elab_error(e, item->value->span, hi > MC_MAX_DIM ? MC_E0319 : MC_E0306,
-                      "the bounds of '%.*s' are %lld..%lld; they must satisfy 1 <= low <= high <= 2^40",
+                      "the bounds of '%.*s' are %lld..%lld; they must satisfy 0 <= low <= high and 1 <= high <= 2^40",
                       MC_FMT(item->name.text), (long long)lo, (long long)hi);
         return;
     }

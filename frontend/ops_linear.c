@@ -123,6 +123,7 @@ mc_op_rmsnorm(mc_elab *e, mc_call *c)
     if (!x || !read_eps(e, c, &eps) || !mc_param_bool(e, c, "plus_one", &plus_one) ||
         !mc_param_word(e, c, "round", "before after", &round) || !norm_weight(e, c, width, &w))
         return mc_val_poison();
+    if (w && plus_one) mc_weight_begins(w, "zeros");
     const mc_named_attr attrs[] = {MC_A_FLOAT("eps", eps), MC_A_BOOL("plus_one", plus_one),
                                    MC_A_STR("round", mc_str_of(rounds[round]))};
     return mc_emit(e, c->span, MC_OP_RMSNORM, (mc_value *[]){x, w}, w ? 2 : 1, attrs, 3);

@@ -78,6 +78,13 @@ mc_weight_make(mc_elab *e, const mc_weight_spec *spec)
     return w;
 }
 
+void
+mc_weight_begins(mc_value *w, const char *init)
+{
+    if (w->def->opcode == MC_OP_WEIGHT && !mc_attr_bool(w->def, "root"))
+        mc_op_set_attr(w->def, "init", (mc_attr){.kind = MC_ATTR_STR, .as.s = mc_str_of(init)});
+}
+
 static size_t
 count_parts(mc_str path)
 {

@@ -135,6 +135,7 @@ mc_stage_expert_scale(mc_elab *e, mc_route_state *r, mc_call *c)
     const mc_dim n = mc_dim_const(r->n_experts);
     if (!mc_stage_needs_scores(e, r, c)) return false;
     mc_value *s = mc_stage_weight(e, c, "", &n, 1, MOEC_F32);
+    if (s) mc_weight_begins(s, "ones");
     mc_value *ids = r->chosen ? r->ids : r->candidates;
     if (s && ids && !mc_stage_emit(e, c->span, MC_OP_ROUTE_TAKE, (mc_value *[]){s, ids}, 2, NULL, 0, &s)) return false;
     return binary(e, r, c, MC_OP_MUL, s);
@@ -176,6 +177,7 @@ mc_stage_rmsnorm(mc_elab *e, mc_route_state *r, mc_call *c)
     mc_weight_spec spec = {.span = c->span, .label = c->label.text, .leaf = MC_STR("weight"), .dims = &d, .rank = 1};
     spec.role = "norm";
     mc_value *w = mc_weight_make(e, &spec);
+    if (w && plus_one) mc_weight_begins(w, "zeros");
     const mc_named_attr attrs[] = {MC_A_FLOAT("eps", eps), MC_A_BOOL("plus_one", plus_one)};
     return w && mc_stage_emit(e, c->span, MC_OP_RMSNORM, (mc_value *[]){r->input, w}, 2, attrs, 2, &r->input);
 }

@@ -16,7 +16,7 @@
 
 struct moec_compiled {
     mc_product code;
-    bool from_cache;
+    bool from_cache, train;
     mc_loaded *loaded;
     const moec_abi_model *abi;
     moec_model *model;
@@ -103,6 +103,7 @@ compile(mc_unit *u, moec_compiled **out)
     mc_code_key key;
     moec_compiled *c = calloc(1, sizeof *c);
     if (!c) return MOEC_ERR_MEMORY;
+    c->train = u->options->train;
     bool good = mc_backend_find(u, &target);
     bool keep = good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) &&
                 mc_cache_directory(u->options->cache, "code", &directory, NULL) == MOEC_OK;
@@ -236,6 +237,12 @@ moec_compiled_write(const moec_compiled *c, moec_artefact kind, const char *path
         mc_buf_fini(&header);
         break;
     case MOEC_EXECUTABLE:
+        if (c->train)
+            return fail(error, MOEC_ERR_UNSUPPORTED,
+                        "a model compiled for training makes no executable: its parameters are the caller's. Write a "
+                        "library, or compile it without `train`");
+        status = mc_link(c->code.object.data, c->code.object.len, c->code.name.data, kind, path, &fault);
+        break;
     case MOEC_SHARED_LIBRARY:
     case MOEC_ARCHIVE:
         status = mc_link(c->code.object.data, c->code.object.len, c->code.name.data, kind, path, &fault);

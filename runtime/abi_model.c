@@ -193,6 +193,8 @@ check_training(moec_model *model, mc_fault *error)
     if (f->n_formals != n_formals || f->n_results != m->n_input_grads)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the backward function does not fit its tables");
     model->trainable = true;
+    mc_fault ignored; /* each call says it again; asking the processor takes longer than a small step */
+    model->runs_here = mc_host_has(m->features, m->cpu, m->name, &ignored) == MOEC_OK;
     moec_status s = check_func(m, m->backward, m->backward_weight_base, 0, 0, error);
     return s == MOEC_OK ? mc_params_find(model, error) : s;
 }
@@ -229,7 +231,8 @@ mc_model_check(moec_model *model, mc_fault *error)
         uint64_t n_bytes = 0;
         if (m->weights[i].layout != MOEC_ABI_GRAD && !mc_packed_bytes(&m->weights[i], &n_bytes))
             return mc_fail(error, MOEC_ERR_INTERNAL, "weight %u has a malformed layout", i);
-        model->weights_bytes += n_bytes;
+        if (!model->trainable || model->params[model->param_of[i]].weight == &m->weights[i])
+            model->weights_bytes += n_bytes;
     }
     model->vocab = language_model_vocab(m);
     if (model->vocab) { /* a model without a cache does not say which of its dimensions are sequences and positions */

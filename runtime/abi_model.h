@@ -15,6 +15,7 @@ struct moec_model {
     int64_t vocab;                         /* 0: not a language model */
     uint64_t weights_bytes;
     bool trainable;          /* it has a backward function */
+    bool runs_here;          /* trainable, and this processor has what it was compiled for */
     struct mc_param *params; /* n_params; runtime/train_params.h */
     uint32_t n_params;
     uint32_t *param_of; /* n_weights: the parameter of each entry of the weight table */

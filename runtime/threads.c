@@ -12,6 +12,8 @@ moec_threads_create(uint32_t n_threads, moec_threads **out_threads, moec_error *
     *out_threads = NULL;
     moec_threads *t = calloc(1, sizeof *t);
     moec_status s = t ? MOEC_OK : mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
+    if (s == MOEC_OK && n_threads > MC_MAX_THREADS)
+        s = mc_fail(&e, MOEC_ERR_ARGUMENT, "%u threads: at most %d are possible", n_threads, MC_MAX_THREADS);
     if (s == MOEC_OK) s = mc_pool_create(n_threads, NULL, NULL, &t->pool, &e);
     if (s == MOEC_OK && pthread_mutex_init(&t->busy, NULL) != 0) {
         mc_pool_destroy(t->pool);

@@ -5,8 +5,8 @@
 #include "runtime/args.h"
 #include "runtime/base/hash.h"
 #include "runtime/host_cpu.h"
-#include "runtime/train_params.h"
 #include "runtime/threads.h"
+#include "runtime/train_params.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +28,7 @@ mc_train_table_bytes(const moec_model *model)
 static moec_status
 trainable(const moec_model *model, mc_fault *e)
 {
+    if (model->trainable && model->runs_here) return MOEC_OK;
     if (model->trainable) return mc_host_has(model->abi->features, model->abi->cpu, model->abi->name, e);
     return mc_fail(e, MOEC_ERR_UNSUPPORTED,
                    "%s was compiled for inference: compile it with `train` (moec compile --train) to train it",
@@ -264,6 +265,7 @@ moec_train_n_params(const moec_model *model)
 moec_status
 moec_train_param(const moec_model *model, size_t index, moec_param_info *out_info)
 {
+    if (!model->trainable) return MOEC_ERR_UNSUPPORTED;
     if (index >= model->n_params) return MOEC_ERR_ARGUMENT;
     const mc_param *p = &model->params[index];
     *out_info = (moec_param_info){.path = p->weight->path,
@@ -305,7 +307,8 @@ moec_train_n_saved(const moec_model *model)
 moec_status
 moec_train_saved(const moec_model *model, size_t index, moec_saved_info *out_info)
 {
-    if (index >= moec_train_n_saved(model)) return MOEC_ERR_ARGUMENT;
+    if (!model->trainable) return MOEC_ERR_UNSUPPORTED;
+    if (index >= model->abi->n_saved) return MOEC_ERR_ARGUMENT;
     moec_tensor_info info;
     mc_tensor_describe(model->abi, &model->abi->saved[index], &info);
     *out_info = (moec_saved_info){.name = info.name, .dtype = info.dtype, .rank = info.rank};

@@ -18,7 +18,7 @@ typedef struct binding {
     mc_fault *error;
 } binding;
 
-/* A wanted result: the caller's buffer, or a spare one. Fills dtype, rank and dims of the caller's tensor. */
+/* A wanted result: the caller's buffer, or a spare one. */
 static moec_status
 bind_result(binding *b, moec_tensor *tensors, size_t n, const char *kind, const char *name, size_t index,
             const moec_abi_tensor *want)
@@ -31,15 +31,21 @@ bind_result(binding *b, moec_tensor *tensors, size_t n, const char *kind, const 
     bool wanted = found < n && tensors[found].data;
     b->args[b->n++] = wanted ? tensors[found].data : b->spare;
     if (!wanted) b->spare += mc_train_round(need);
-    if (found == n) return MOEC_OK;
-    moec_tensor *t = &tensors[found];
-    if (wanted && t->n_bytes < need)
+    if (wanted && tensors[found].n_bytes < need)
         return mc_fail(b->error, MOEC_ERR_ARGUMENT, "%s %s needs %zu bytes, its buffer has %zu", kind, name, need,
-                       t->n_bytes);
-    t->dtype = (moec_dtype)want->dtype;
-    t->rank = want->rank;
-    memcpy(t->dims, dims, want->rank * sizeof *dims);
+                       tensors[found].n_bytes);
     return MOEC_OK;
+}
+
+/* dtype, rank and dims of a caller's tensor, when nothing can be refused any more. */
+static void
+describe(const binding *b, moec_tensor *tensors, size_t n, size_t index, const moec_abi_tensor *want)
+{
+    size_t found = mc_args_find(tensors, n, want->name, index), n_bytes;
+    if (found == n) return;
+    tensors[found].dtype = (moec_dtype)want->dtype;
+    tensors[found].rank = want->rank;
+    mc_args_shape(want, b->x->syms, tensors[found].dims, &n_bytes);
 }
 
 static bool
@@ -176,5 +182,13 @@ mc_train_bind(const moec_model *model, const moec_train_call *call, bool backwar
     for (uint32_t i = 0; s == MOEC_OK && !backward && i < m->n_outputs; i++)
         s = bind_result(&b, call->outputs, call->n_outputs, "output", m->outputs[i].name, i, &m->outputs[i]);
     if (s == MOEC_OK && !backward) bind_saved(&b);
-    return s == MOEC_OK ? bind_weights(&b, backward, weights) : s;
+    if (s == MOEC_OK) s = bind_weights(&b, backward, weights);
+    if (s != MOEC_OK) return s;
+    for (uint32_t i = 0; !backward && i < m->n_outputs; i++)
+        describe(&b, call->outputs, call->n_outputs, i, &m->outputs[i]);
+    for (uint32_t i = 0; backward && i < m->n_input_grads; i++) {
+        uint32_t input = m->input_grads[i];
+        describe(&b, call->input_grads, call->n_input_grads, input, &m->inputs[input]);
+    }
+    return MOEC_OK;
 }

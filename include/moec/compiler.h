@@ -84,7 +84,7 @@ MOEC_API moec_status moec_compiled_load(moec_compiled *compiled, moec_model **ou
 
 /* Writes an executable, a shared library or an archive (with its header beside it), by way of the system's linker.
  * Written to a temporary name first: on an error nothing is left at `path`.
- * Errors: NOT_FOUND (no linker, E0604), IO. */
+ * Errors: NOT_FOUND (no linker, E0604), UNSUPPORTED (an executable of a model compiled for training), IO. */
 typedef enum moec_artefact {
     MOEC_EXECUTABLE,
     MOEC_SHARED_LIBRARY,

@@ -37,7 +37,7 @@ extern "C" {
 
 typedef struct moec_threads moec_threads;
 
-/* n_threads 0: the processors this process may use. Errors: ARGUMENT (more than 1024), MEMORY, IO. */
+/* n_threads 0: the processors this process may use. Errors: ARGUMENT (more than 1024), MEMORY. */
 MOEC_API moec_status moec_threads_create(uint32_t n_threads, moec_threads **out_threads,
                                          moec_error *error) MOEC_MUST_USE;
 MOEC_API void moec_threads_destroy(moec_threads *threads); /* NULL is allowed; no call may be running */

@@ -187,8 +187,6 @@ def products():
     y = up(torch.tensor(x), torch.tensor(w), torch.tensor(b)).numpy()
     sorted_types = [("_offsets", "i32[5]"), ("_tokens", "i32[10]"), ("_slots", "i32[10]"), ("_g", "f32[10]")]
     ops = [(sorted_types, "moe.dispatch %gates, %ids {experts = 4}"),
-           ([("_y", "f32[10, 2]")], "grouped_matmul %x, %w, %_offsets, %b, _, %_tokens"),
-           ([("y", y)], "moe.unpermute %_y, %_offsets, %_tokens"),
            # gather on load: rows of dy by token
            ([("_dx", "f32[10, 3]")], "grouped_dx %dy, %w, %_offsets, %_tokens"),
            ([("dx", dx)], "moe.unpermute %_dx, %_offsets, %_tokens"),
@@ -207,8 +205,24 @@ def products():
            ([("_ones", "f32[10, 1]")], "fill  {value = 1.0}"),
            ([("db", db[..., None])], "grouped_dw %_dy, %_ones, %_offsets")]
     ops = [(r, t.replace("fill  ", "fill ")) for r, t in ops]
-    module("grad_grouped", "Grouped products with rows gathered on load, and their derivatives; an expert without rows, "
-           "dropped choices.", [("x", x), ("z", z), ("w", w), ("b", b), ("dy", dy), ("res", res), ("gates", gates), ("ids", ids)], ops)
+    module("grad_grouped", "Derivatives of grouped products; an expert without rows, dropped choices.",
+           [("x", x), ("z", z), ("w", w), ("dy", dy), ("res", res), ("gates", gates), ("ids", ids)], ops)
+    case("grad_gather", "Grouped products of rows gathered on load, by weights that lie row by row (as in plans of training).", """
+moir 1 stage=plan
+dim T
+
+model @m(%x: f32[T, 3], %gates: f32[T, 2], %ids: i32[T, 2]) -> (f32[T, 2], f32[T, 2]) {
+  %offsets, %tokens, %slots, %g = moe.dispatch %gates, %ids {experts = 4} : i32[5], i32[2*T], i32[2*T], f32[2*T]
+  %w = packed {path = "w", role = "experts", layout = "rows"} : f32[4, 2, 3]
+  %b = packed {path = "b", role = "experts", layout = "rows"} : f32[4, 2]
+  %rows = grouped_matmul %x, %w, %offsets, %b, _, %tokens : f32[2*T, 2]
+  %y = moe.unpermute %rows, %offsets, %tokens : f32[T, 2]
+  %plain = grouped_matmul %x, %w, %offsets, _, _, %tokens : f32[2*T, 2]
+  %z = moe.unpermute %plain, %offsets, %tokens : f32[T, 2]
+  return %y, %z
+}
+""", [{"inputs": [("f32", x), ("f32", gates), ("i32", ids)], "expect": [y, up(torch.tensor(x), torch.tensor(w)).numpy()]}],
+         [("w", "f32", w), ("b", "f32", b)])
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------------

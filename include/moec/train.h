@@ -69,11 +69,11 @@ MOEC_API bool moec_train_output_has_gradient(const moec_model *model, size_t out
 /* Whether backward can give a gradient for an input. */
 MOEC_API bool moec_train_input_has_gradient(const moec_model *model, size_t input);
 
-/* Bytes for given run-time dimensions. */
+/* Bytes for given run-time dimensions. The workspace may be shared by calls one after another; it has room for every
+ * output, input gradient and cotangent that a call leaves out, and what a call does not need is not touched. */
 typedef struct moec_train_sizes {
-    size_t saved_bytes; /* what forward keeps for backward, besides the caller's inputs */
-    size_t
-        workspace_bytes; /* what a forward or backward needs while it runs; may be shared by calls one after another */
+    size_t saved_bytes;     /* what forward keeps for backward, besides the caller's inputs */
+    size_t workspace_bytes; /* what a forward or backward needs while it runs */
 } moec_train_sizes;
 
 /* Every run-time dimension of the inputs is to be given.

@@ -6,6 +6,7 @@
 #include "runtime/train.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/plain_weights.h"
+#include "tests/support/poisoned.h"
 #include "tests/support/train_rig.h"
 
 #include <check.h>
@@ -59,7 +60,7 @@ static const subject subjects[] = {
     {"olmoe_tiny", "model.moe", NULL},
     {"deepseekv3_tiny", "model.moe", NULL},
 };
-enum { N_SUBJECTS = sizeof subjects / sizeof *subjects, SOFTMAX = 0, GIVEN = 5, FIRST_MODEL = 6 };
+enum { N_SUBJECTS = sizeof subjects / sizeof *subjects, GIVEN = 5, FIRST_MODEL = 6 };
 
 /* A subject with both its compiled and its interpreted form. */
 typedef struct pair {
@@ -262,6 +263,231 @@ START_TEST(test_interpreter)
 }
 END_TEST
 
+/* ---- the same bits ------------------------------------------------------------------------------------------------ */
+
+static void
+run_both(mc_rig_step *s, mc_buf *out)
+{
+    mc_rig_zero(s);
+    mc_rig_forward(s);
+    mc_rig_backward(s);
+    mc_buf_clear(out);
+    mc_rig_collect(s, out);
+}
+
+static bool
+same(const mc_buf *a, const mc_buf *b)
+{
+    return a->len == b->len && memcmp(a->data, b->data, a->len) == 0;
+}
+
+/* 0 (the calling thread), 1, 2, 3 threads; again; and with everything computed again in backward. */
+START_TEST(test_bits)
+{
+    pair p, again;
+    mc_buf first = {0}, other = {0};
+    mc_rig_step s;
+    open_pair(&p, &subjects[_i], NULL, false);
+    open_pair(&again, &subjects[_i], NULL, true);
+    for (uint32_t threads = 0; threads <= 3; threads++) {
+        open_step(&s, &p, 2, 9, threads);
+        run_both(&s, threads ? &other : &first);
+        ck_assert_msg(!threads || same(&first, &other), "%s: %u threads give other bits", p.subject->name, threads);
+        run_both(&s, &other);
+        ck_assert_msg(same(&first, &other), "%s: a second run gives other bits", p.subject->name);
+        mc_rig_step_close(&s);
+    }
+    size_t kept = s.sizes.saved_bytes;
+    open_step(&s, &again, 2, 9, 2);
+    run_both(&s, &other);
+    ck_assert_msg(same(&first, &other), "%s: recompute gives other bits", p.subject->name);
+    if (_i != GIVEN) ck_assert_uint_lt(s.sizes.saved_bytes, kept);
+    mc_rig_step_close(&s);
+    mc_buf_fini(&first);
+    mc_buf_fini(&other);
+    close_pair(&p);
+    close_pair(&again);
+}
+END_TEST
+
+/* ---- gradients that are wanted, and those that are not ------------------------------------------------------------ */
+
+/* A second backward of the same forward adds the same again; adding x to x is exact. */
+START_TEST(test_accumulates)
+{
+    pair p;
+    mc_rig_step s;
+    mc_buf inputs = {0}, outputs = {0};
+    open_pair(&p, &subjects[_i], NULL, false);
+    open_step(&s, &p, 2, 9, 2);
+    run_both(&s, &inputs);
+    float **once = MC_NEW_N(p.arena, float *, p.rig.n_params);
+    for (size_t i = 0; i < p.rig.n_params; i++)
+        if (s.grads[i]) once[i] = mc_arena_copy(p.arena, s.grads[i], mc_rig_param_bytes(&p.rig, i));
+    mc_rig_backward(&s);
+    for (size_t i = 0; i < p.rig.n_params; i++) {
+        double difference = 0, norm = 0;
+        for (size_t k = 0; s.grads[i] && k < mc_rig_param_bytes(&p.rig, i) / sizeof(float); k++) {
+            double twice = 2 * (double)once[i][k], d = (double)s.grads[i][k] - twice;
+            difference += d * d;
+            norm += twice * twice;
+        }
+        ck_assert_msg(difference <= 1e-12 * norm, "%s: %s is not twice what it was", p.subject->name,
+                      p.rig.params[i].path);
+    }
+    for (size_t i = 0; i < s.call.n_inputs; i++) /* gradients of inputs are written, not added to */
+        if (s.input_grads[i].data) mc_buf_write(&outputs, s.input_grads[i].data, s.input_grads[i].n_bytes);
+    if (outputs.len) {
+        size_t before = 0;
+        for (size_t i = 0; i < s.call.n_outputs; i++) before += s.outputs[i].n_bytes;
+        ck_assert(memcmp(inputs.data + before, outputs.data, outputs.len) == 0);
+    }
+    mc_buf_fini(&inputs);
+    mc_buf_fini(&outputs);
+    mc_rig_step_close(&s);
+    close_pair(&p);
+}
+END_TEST
+
+/* Each parameter's gradient alone, the rest NULL: no other bit changes. */
+START_TEST(test_null_gradients)
+{
+    pair p;
+    mc_rig_step s;
+    mc_buf all = {0};
+    open_pair(&p, &subjects[_i], NULL, false);
+    open_step(&s, &p, 1, 9, 2);
+    run_both(&s, &all);
+    float **wanted = MC_NEW_N(p.arena, float *, p.rig.n_params + 1);
+    for (size_t i = 0; i < p.rig.n_params; i++) {
+        size_t n_bytes = mc_rig_param_bytes(&p.rig, i);
+        if (!s.grads[i]) continue;
+        void *full = mc_arena_copy(p.arena, s.grads[i], n_bytes);
+        memset(wanted, 0, p.rig.n_params * sizeof *wanted);
+        wanted[i] = s.grads[i];
+        s.call.param_grads = wanted;
+        memset(s.grads[i], 0, n_bytes);
+        mc_rig_backward(&s);
+        ck_assert_msg(memcmp(s.grads[i], full, n_bytes) == 0, "%s: %s alone has other bits", p.subject->name,
+                      p.rig.params[i].path);
+    }
+    s.call.param_grads = NULL;
+    mc_rig_backward(&s);
+    mc_buf again = {0};
+    mc_rig_collect(&s, &again);
+    ck_assert_msg(same(&all, &again), "%s: gradients of inputs change with those of parameters", p.subject->name);
+    mc_buf_fini(&again);
+    mc_buf_fini(&all);
+    mc_rig_step_close(&s);
+    close_pair(&p);
+}
+END_TEST
+
+/* Frozen when compiled: no gradient, no more memory; the other gradients keep their bits. */
+START_TEST(test_frozen)
+{
+    pair all, some;
+    mc_rig_step a, b;
+    mc_buf unused = {0};
+    const char *globs = "**.experts.*.weight,embed_tokens.weight";
+    open_pair(&all, &subjects[FIRST_MODEL], NULL, false);
+    open_pair(&some, &subjects[FIRST_MODEL], globs, false);
+    open_step(&a, &all, 2, 9, 2);
+    open_step(&b, &some, 2, 9, 2);
+    run_both(&a, &unused);
+    run_both(&b, &unused);
+    size_t n_frozen = 0;
+    ck_assert_uint_eq(all.rig.n_params, some.rig.n_params);
+    for (size_t i = 0; i < all.rig.n_params; i++) {
+        const char *path = all.rig.params[i].path;
+        size_t k = mc_rig_param(&some.rig, path);
+        bool frozen = strstr(path, ".experts.") || strcmp(path, "embed_tokens.weight") == 0;
+        ck_assert_msg(some.rig.params[k].has_gradient == !frozen, "%s", path);
+        n_frozen += frozen;
+        if (!frozen) ck_assert_msg(memcmp(a.grads[i], b.grads[k], mc_rig_param_bytes(&all.rig, i)) == 0, "%s", path);
+    }
+    ck_assert_uint_gt(n_frozen, 1);
+    ck_assert_uint_le(b.sizes.saved_bytes, a.sizes.saved_bytes);
+    mc_buf_fini(&unused);
+    mc_rig_step_close(&a);
+    mc_rig_step_close(&b);
+    close_pair(&all);
+    close_pair(&some);
+}
+END_TEST
+
+/* ---- evaluation, and the other way to run a model ----------------------------------------------------------------- */
+
+/* Without a saved buffer the workspace has room for what is not kept; the outputs are the same bits. */
+START_TEST(test_evaluation)
+{
+    pair p;
+    mc_rig_step s;
+    mc_buf kept = {0}, dropped = {0};
+    open_pair(&p, &subjects[_i], NULL, false);
+    open_step(&s, &p, 2, 9, 2);
+    mc_rig_forward(&s);
+    for (size_t i = 0; i < s.call.n_outputs; i++) mc_buf_write(&kept, s.outputs[i].data, s.outputs[i].n_bytes);
+    void *saved = s.call.saved, *workspace = s.call.workspace;
+    s.call.saved = NULL;
+    s.call.workspace_bytes += s.sizes.saved_bytes;
+    s.call.workspace = mc_poisoned((int64_t)s.call.workspace_bytes);
+    mc_rig_forward(&s);
+    for (size_t i = 0; i < s.call.n_outputs; i++) mc_buf_write(&dropped, s.outputs[i].data, s.outputs[i].n_bytes);
+    ck_assert(same(&kept, &dropped));
+    mc_poisoned_free(s.call.workspace);
+    s.call.saved = saved;
+    s.call.workspace = workspace;
+    mc_buf_fini(&kept);
+    mc_buf_fini(&dropped);
+    mc_rig_step_close(&s);
+    close_pair(&p);
+}
+END_TEST
+
+static void
+run_inference(const pair *p, const mc_rig_step *s, moec_tensor *out)
+{
+    moec_error error = {{0}};
+    moec_model *model;
+    moec_compiled *compiled;
+    moec_weights *weights;
+    moec_session *session;
+    const char *f32 = "precision.storage=f32";
+    moec_compile_options options = {
+        .cache = "", .settings = &f32, .n_settings = 1, .on_diagnostic = print_diagnostic};
+    mc_str directory = mc_strf(p->arena, "tests/reference/%s", p->subject->name);
+    ck_assert_int_eq(moec_compile_text(p->subject->file, p->text.data, p->text.len, &options, &compiled), MOEC_OK);
+    ck_assert_msg(moec_compiled_load(compiled, &model, &error) == MOEC_OK, "%s", error.text);
+    ck_assert(!moec_model_is_trainable(model));
+    moec_weights_options in_memory = {.in_memory = true};
+    ck_assert_msg(moec_weights_open(model, directory.data, &in_memory, &weights, &error) == MOEC_OK, "%s", error.text);
+    moec_session_options how = {.n_threads = 2, .max_batch = 2, .max_positions = 64, .max_new = 64};
+    ck_assert_msg(moec_session_create(model, weights, &how, &session, &error) == MOEC_OK, "%s", error.text);
+    ck_assert_msg(moec_session_run(session, s->inputs, s->call.n_inputs, out, 1, &error) == MOEC_OK, "%s", error.text);
+    moec_session_destroy(session);
+    moec_weights_close(weights);
+    moec_compiled_destroy(compiled);
+}
+
+/* Logits of training and of a session, from the same checkpoint in f32, are the same bits. */
+START_TEST(test_as_inference)
+{
+    pair p;
+    mc_rig_step s;
+    open_pair(&p, &subjects[_i], NULL, false);
+    open_step(&s, &p, 2, 9, 2);
+    mc_rig_forward(&s);
+    moec_tensor out = {.data = mc_poisoned((int64_t)s.outputs[0].n_bytes), .n_bytes = s.outputs[0].n_bytes};
+    run_inference(&p, &s, &out);
+    ck_assert_msg(memcmp(out.data, s.outputs[0].data, out.n_bytes) == 0, "%s: other bits than inference",
+                  p.subject->name);
+    mc_poisoned_free(out.data);
+    mc_rig_step_close(&s);
+    close_pair(&p);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -269,6 +495,12 @@ main(void)
     TCase *t = tcase_create("train");
     tcase_set_timeout(t, 60);
     tcase_add_loop_test(t, test_interpreter, 0, N_SUBJECTS);
+    tcase_add_loop_test(t, test_bits, 0, N_SUBJECTS);
+    tcase_add_loop_test(t, test_accumulates, 0, N_SUBJECTS);
+    tcase_add_loop_test(t, test_null_gradients, 0, N_SUBJECTS);
+    tcase_add_test(t, test_frozen);
+    tcase_add_loop_test(t, test_evaluation, 0, N_SUBJECTS);
+    tcase_add_loop_test(t, test_as_inference, FIRST_MODEL, N_SUBJECTS);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

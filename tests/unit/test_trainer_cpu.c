@@ -129,6 +129,46 @@ START_TEST(test_learns)
 }
 END_TEST
 
+/* A real model in ten updates: every loss and norm of PyTorch's own run (tests/reference/make_run.py). PyTorch adds the
+ * squares of 7 million gradients in f32. */
+START_TEST(test_as_pytorch)
+{
+    static const char *const settings[] = {"train.optimizer=adamw(lr = 1e-3, betas = [0.9, 0.95], decay = 0.1)",
+                                           "train.schedule=cosine(warmup = 3, floor = 0.1)"};
+    json_t *want = json_load_file("tests/reference/adamw/run.json", 0, NULL);
+    const json_t *all = json_object_get(want, "steps");
+    ck_assert_uint_eq(json_array_size(all), 10);
+    moec_compile_options options = {
+        .settings = settings, .n_settings = 2, .train = true, .cache = "", .on_diagnostic = print_diagnostic};
+    compiled_model c;
+    moec_error error = {0};
+    mc_fault fault = {0};
+    ck_assert_int_eq(moec_compile_file("examples/kjv/kjv.moe", &options, &c.compiled), MOEC_OK);
+    ck_assert_msg(moec_compiled_load(c.compiled, &c.model, &error) == MOEC_OK, "%s", error.text);
+    ck_assert_int_eq(mc_compiled_abi(c.compiled, &c.abi, &fault), MOEC_OK);
+    mc_train_options o = {
+        .data = TEXT, .weights = "examples/kjv", .n_steps = 10, .batch = 4, .length = 64, .seed = 11, .has_seed = true};
+    mc_trainer t;
+    double worst = 0;
+    open_run(&t, &c, &o);
+    for (size_t i = 0; i < json_array_size(all); i++) {
+        const json_t *step = json_array_get(all, i);
+        mc_train_report r = steps(&t, 1);
+        double loss = json_real_value(json_object_get(step, "loss"));
+        double norm = json_real_value(json_object_get(step, "grad_norm"));
+        worst = fmax(worst, fabs(r.loss - loss));
+        ck_assert_msg(fabs(r.loss - loss) <= 5e-6, "step %zu: loss %.8f, PyTorch %.8f", i + 1, r.loss, loss);
+        ck_assert_msg(fabs(r.grad_norm / norm - 1) <= 3e-5, "step %zu: norm %.8f, PyTorch %.8f", i + 1, r.grad_norm,
+                      norm);
+        ck_assert_double_eq_tol(r.lr, json_real_value(json_object_get(step, "lr")), 1e-12);
+    }
+    printf("ten updates of a Mixtral: losses at most %.1e from PyTorch's\n", worst);
+    mc_trainer_close(&t);
+    moec_compiled_destroy(c.compiled);
+    json_decref(want);
+}
+END_TEST
+
 /* Threads, the policy of memory, and repetition change no bit. */
 START_TEST(test_same_bits)
 {
@@ -492,6 +532,7 @@ main(void)
     TCase *tests = tcase_create("runs");
     tcase_set_timeout(tests, 60);
     tcase_add_test(tests, test_learns);
+    tcase_add_test(tests, test_as_pytorch);
     tcase_add_test(tests, test_same_bits);
     tcase_add_test(tests, test_resume);
     tcase_add_test(tests, test_accumulate);

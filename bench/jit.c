@@ -1,5 +1,7 @@
-/* How long it takes from a text to runnable code in this process: jit FILE.moe [N=V ...]. Compiled afresh, then from
- * the cache directory, then linked; the least of several times each, wall clock. */
+/* How long it takes from a text to runnable code in this process: jit [--train] FILE.moe [N=V ...]. Compiled afresh,
+ * then from the cache directory, then linked; the least of several times each, wall clock. With --train: forward and
+ * backward.
+ */
 #define _GNU_SOURCE
 #include "moec/moec.h"
 
@@ -55,17 +57,23 @@ measure(const char *path, const moec_compile_options *options, bool cached, doub
 int
 main(int argc, char **argv)
 {
+    moec_compile_options options = {.cache = "", .on_diagnostic = report};
+    if (argc > 1 && strcmp(argv[1], "--train") == 0) {
+        options.train = true;
+        argv++;
+        argc--;
+    }
     if (argc < 2) {
-        fputs("usage: jit FILE.moe [N=V ...]\n", stderr);
+        fputs("usage: jit [--train] FILE.moe [N=V ...]\n", stderr);
         return 2;
     }
-    moec_compile_options options = {.cache = "", .on_diagnostic = report};
     options.defines = (const char *const *)(argv + 2);
     options.n_defines = (size_t)(argc - 2);
     double cold, warm, load;
     if (measure(argv[1], &options, false, &cold, &load)) return 1;
     options.cache = NULL; /* $MOEC_CACHE */
     if (measure(argv[1], &options, true, &warm, &load)) return 1;
-    printf("%-28s cold %8.1f ms   warm %6.2f ms   link %6.2f ms\n", argv[1], cold, warm, load);
+    printf("%-28s %-8s cold %8.1f ms   warm %6.2f ms   link %6.2f ms\n", argv[1], options.train ? "training" : "", cold,
+           warm, load);
     return 0;
 }

@@ -52,3 +52,6 @@ echo "just in time: compile and link in a process"
 "$build/bench_jit" examples/layer.moe
 "$build/bench_jit" examples/mixtral.moe L=1
 "$build/bench_jit" examples/qwen3_235b.moe
+"$build/bench_jit" bench/layer_train.moe
+"$build/bench_jit" --train bench/layer_train.moe
+"$build/bench_jit" --train examples/mixtral.moe L=1

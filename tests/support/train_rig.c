@@ -179,9 +179,9 @@ mc_rig_step_open(mc_rig_step *s, const mc_rig *rig, const moec_limit *dims, size
 {
     moec_error error = {{0}};
     *s = (mc_rig_step){.rig = rig};
-    if (n_threads)
-        ck_assert_msg(moec_threads_create(n_threads, &s->threads, &error) == MOEC_OK, "%s", error.text);
-    ck_assert_msg(moec_train_query(rig->model, dims, n_dims, n_threads, &s->sizes, &error) == MOEC_OK, "%s", error.text);
+    if (n_threads) ck_assert_msg(moec_threads_create(n_threads, &s->threads, &error) == MOEC_OK, "%s", error.text);
+    ck_assert_msg(moec_train_query(rig->model, dims, n_dims, n_threads, &s->sizes, &error) == MOEC_OK, "%s",
+                  error.text);
     s->call = (moec_train_call){.threads = s->threads,
                                 .params = rig->values,
                                 .saved = mc_poisoned((int64_t)s->sizes.saved_bytes),

@@ -5,8 +5,9 @@
 
 Every way computes the same layer (softmax, top k, renorm, SwiGLU) from the same tensors, gives the gradients of x and of all weights, and is
 checked against the first before it is timed. Rounds interleave the ways, so that a busy machine hits all of them; times are the least of
-the rounds. GFLOP/s count 18 T k D F. `peak` is the rate of a register-only loop of fused multiply-adds on the same threads, measured between
-the rounds (the greatest).
+the rounds. GFLOP/s count 18 T k D F. `peak` is the rate of a register-only loop of fused multiply-adds in the CPU time of as many threads,
+measured between the rounds (the greatest). `cpu` is the time of all processors together for a step; where it is much less
+than the threads times the wall clock, the machine was busy with something else.
 
 ways   moec             the module moec.torch.MoE under autograd
        moec buffers     the same layer through moec_train_forward and _backward; gradients are added to the caller's buffers
@@ -72,18 +73,18 @@ class Peak:
         self.loop.restype, self.loop.argtypes = ctypes.c_double, [ctypes.c_int64, ctypes.POINTER(ctypes.c_float)]
 
     def measure(self):
-        flops = [0.0] * self.threads
+        rates = [0.0] * self.threads
 
         def work(i):
-            flops[i] = self.loop(3_000_000, ctypes.byref(ctypes.c_float()))
+            begin = time.thread_time()
+            rates[i] = self.loop(2_000_000, ctypes.byref(ctypes.c_float())) / (time.thread_time() - begin)
 
         workers = [threading.Thread(target=work, args=(i,)) for i in range(self.threads)]
-        begin = time.perf_counter()
         for w in workers:
             w.start()
         for w in workers:
             w.join()
-        self.best = max(self.best, sum(flops) / (time.perf_counter() - begin))
+        self.best = max(self.best, sum(rates))
 
 
 # ---- the ways: each gives a function that does a step and returns (y, gradient of x, gradients of the weights) ----------------
@@ -254,14 +255,15 @@ def bench(layer, tokens, a, peak):
     for _ in range(a.rounds):
         for name, step in steps.items():
             peak.measure()
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             step()
-            times[name].append(time.perf_counter() - begin)
-    best = {name: min(t) for name, t in times.items()}
+            times[name].append((time.perf_counter() - begin, time.process_time() - used))
+    best = {name: min(wall for wall, _ in t) for name, t in times.items()}
+    cpu = {name: min(used for _, used in t) for name, t in times.items()}
     other = min((t for name, t in best.items() if not name.startswith("moec")), default=None)
     for name, t in sorted(best.items(), key=lambda item: item[1]):
         ratio = f"  {other / t:5.2f}x the best of PyTorch" if other and name.startswith("moec") else ""
-        print(f"  {name:20} {1000 * t:9.1f} ms  {flops / t / 1e9:7.1f} GFLOP/s  {100 * flops / t / peak.best:5.1f} % of peak"
+        print(f"  {name:20} {1000 * t:9.1f} ms  cpu {1000 * cpu[name]:9.1f} ms  {flops / t / 1e9:7.1f} GFLOP/s  {100 * flops / t / peak.best:5.1f} % of peak"
               f"  ({notes[name]}){ratio}", flush=True)
     memory(layer, tokens, a)
 

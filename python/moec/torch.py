@@ -9,14 +9,17 @@
     model = MixtralForCausalLM(config)
     replace_moe_blocks(model)                      # same parameters, same state_dict; gradients by moec
 
-Everything a step needs is allocated by torch: outputs, what is kept for backward (one uint8 tensor), gradients, and a workspace that
-calls share. Shapes follow from T and the layer's sizes alone. Statistics are outputs, never state: recomputing a layer (activation
+Everything a step needs is memory of torch's: outputs, what is kept for backward (one uint8 tensor), gradients, and a workspace that
+calls share; large blocks are used again (release_memory). Shapes follow from T and the layer's sizes alone. Statistics are outputs, never state: recomputing a layer (activation
 checkpointing) decides its routing again from the same bits, and therefore equally.
 """
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import threading
+import weakref
+from collections import deque
 from typing import NamedTuple, Optional, Sequence
 
 import torch
@@ -25,7 +28,7 @@ from torch import nn
 from . import _lib, compiler, texts
 from ._lib import Error
 
-__all__ = ["Error", "Experts", "Losses", "MoE", "experts", "register_experts", "release_workspace", "replace_moe_blocks"]
+__all__ = ["Error", "Experts", "Losses", "MoE", "experts", "register_experts", "release_memory", "replace_moe_blocks"]
 
 _TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64, "i32": torch.int32,
                  "i64": torch.int64, "i8": torch.int8, "u8": torch.uint8, "bool": torch.bool}
@@ -122,12 +125,71 @@ def _find(number: int) -> _Plan:
 
 # ---- memory ----------------------------------------------------------------------------------------------------------------
 
+class _Pool:
+    """Memory of tensors that died, for the next ones of their size: torch gives large blocks of the CPU back to the system at once, and
+    taking them anew, page by page, costs more than filling them. All memory comes from torch, and never more is held than was in use
+    at one time.
+
+    A tensor handed out lies in a ctypes array over the block; when the last one that shares its storage dies, the array does, too."""
+    LEAST = 1 << 20
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.free: dict[int, list[torch.Tensor]] = {}
+        self.returned: deque = deque()  # filled by finalizers, which may run anywhere
+        self.in_use = self.held = self.most = 0
+
+    @staticmethod
+    def size_class(n_bytes):
+        step = max(1 << 16, 1 << max(0, n_bytes.bit_length() - 4))
+        return (n_bytes + step - 1) // step * step
+
+    def take(self, shape, dtype):
+        n_bytes = dtype.itemsize
+        for dim in shape:
+            n_bytes *= dim
+        if n_bytes < self.LEAST:
+            return torch.empty(shape, dtype=dtype)
+        size = self.size_class(n_bytes)
+        with self.lock:
+            while self.returned:
+                block = self.returned.popleft()
+                self.free.setdefault(block.numel(), []).append(block)
+                self.in_use -= block.numel()
+                self.held += block.numel()
+            blocks = self.free.get(size)
+            block = blocks.pop() if blocks else None
+            self.held -= size if block is not None else 0
+            self.in_use += size
+            self.most = max(self.most, self.in_use)
+            while self.in_use + self.held > self.most:  # the size that was first returned goes first
+                oldest = next(iter(self.free))
+                if self.free[oldest]:
+                    self.free[oldest].pop()
+                    self.held -= oldest
+                else:
+                    del self.free[oldest]
+        if block is None:
+            block = torch.empty(size, dtype=torch.uint8)
+        memory = (ctypes.c_char * n_bytes).from_address(block.data_ptr())
+        weakref.finalize(memory, self.returned.append, block).atexit = False
+        return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+    def clear(self):
+        with self.lock:
+            self.free.clear()
+            self.most -= self.held
+            self.held = 0
+
+
+_pool = _Pool()
 _workspaces: list[torch.Tensor] = []  # append and pop are atomic; a call takes the last one and gives it back
 
 
-def release_workspace() -> None:
-    """Gives back the memory that calls share while they run. The next call makes its own."""
+def release_memory() -> None:
+    """Gives back the memory that is kept for the next step: workspace, and blocks of gradients and saved tensors that died."""
     _workspaces.clear()
+    _pool.clear()
 
 
 def _take_workspace(n_bytes: int) -> torch.Tensor:
@@ -212,10 +274,10 @@ def _forward(number: int, inputs: Sequence[torch.Tensor], params: Sequence[torch
     if not all(symbols.values()):  # no tokens: nothing to launch
         saved = torch.empty(plan.saved_bytes(symbols) if keep else 0, dtype=torch.uint8)
         return [torch.zeros(spec.shape(symbols), dtype=d) for spec, d in zip(layer.outputs, plan.outputs)] + [saved]
-    outputs = [torch.empty(spec.shape(symbols), dtype=d) for spec, d in zip(layer.outputs, plan.outputs)]
+    outputs = [_pool.take(spec.shape(symbols), d) for spec, d in zip(layer.outputs, plan.outputs)]
     threads = torch.get_num_threads()
     sizes = layer.sizes(threads, **symbols)
-    saved = torch.empty(plan.saved_bytes(symbols) if keep else 0, dtype=torch.uint8)
+    saved = _pool.take((plan.saved_bytes(symbols) if keep else 0,), torch.uint8)
     if keep and saved.numel() < sizes.saved:
         raise Error(f"the layer keeps {sizes.saved} bytes, its formula says {saved.numel()}", "internal")
     # what is not kept for backward lies in the workspace
@@ -242,8 +304,8 @@ def _backward(number: int, inputs: Sequence[torch.Tensor], params: Sequence[torc
         raise Error(f"saved holds {saved.numel()} bytes; a forward of these shapes keeps {expected}: it belongs to another forward", "mismatch")
     saved = _aligned(saved)
     kept = [None if c is None else _cotangent(spec, c, symbols) for spec, c in zip(layer.outputs, cotangents)]
-    input_grads = [torch.empty_like(t) if want else None for t, want in zip(inputs, wanted)]
-    param_grads = [torch.zeros(t.shape, dtype=torch.float32) if want else None for t, want in zip(params, wanted[n:])]
+    input_grads = [_pool.take(t.shape, t.dtype) if want else None for t, want in zip(inputs, wanted)]
+    param_grads = [_pool.take(t.shape, torch.float32).zero_() if want else None for t, want in zip(params, wanted[n:])]
     workspace, call = _take_workspace(sizes.workspace), layer.take_call()
     _fill(plan, call, symbols, inputs, params, saved, workspace, threads)
     for t, value in zip(call.cotangents, kept):

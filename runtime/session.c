@@ -138,7 +138,13 @@ moec_session_create(const moec_model *model, const moec_weights *weights, const 
     const moec_session_options *o = options ? options : &defaults;
     mc_fault e = {{0}};
     *out_session = NULL;
-    if (mc_weights_model(weights) != model) {
+    if (model->trainable) {
+        mc_fail(&e, MOEC_ERR_UNSUPPORTED,
+                "%s was compiled for training: call moec_train_forward, or compile it without `train`",
+                model->abi->name);
+        return mc_give(error, &e, MOEC_ERR_UNSUPPORTED);
+    }
+    if (!weights || mc_weights_model(weights) != model) {
         mc_fail(&e, MOEC_ERR_ARGUMENT, "these weights were opened for another model handle");
         return mc_give(error, &e, MOEC_ERR_ARGUMENT);
     }

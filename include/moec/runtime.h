@@ -171,7 +171,8 @@ typedef struct moec_session_options {
 
 /* Memory and threads for one stream of work. All memory is reserved here; pages are used as they are touched.
  * options may be NULL.
- * Errors: UNSUPPORTED (this processor), RANGE (a size the model does not allow), ARGUMENT, MEMORY. */
+ * Errors: UNSUPPORTED (this processor, a model compiled for training), RANGE (a size the model does not allow),
+ * ARGUMENT, MEMORY. */
 MOEC_API moec_status moec_session_create(const moec_model *model, const moec_weights *weights,
                                          const moec_session_options *options, moec_session **out_session,
                                          moec_error *error) MOEC_MUST_USE;

@@ -497,6 +497,7 @@ START_TEST(test_kinds)
     moec_compiled *compiled;
     moec_model *model;
     moec_weights *weights;
+    moec_session *session;
     moec_error error;
     moec_train_sizes sizes;
     moec_train_call call = {0};
@@ -517,6 +518,8 @@ START_TEST(test_kinds)
     moec_compiled_destroy(compiled);
 
     open_rig(&rig, false, NULL);
+    ck_assert_int_eq(moec_session_create(rig.model, NULL, NULL, &session, &error), MOEC_ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(error.text, "compile it without `train`"));
     ck_assert_int_eq(moec_weights_synthetic(rig.model, &weights, &error), MOEC_ERR_UNSUPPORTED);
     ck_assert_int_eq(moec_weights_open(rig.model, "/nowhere", NULL, &weights, &error), MOEC_ERR_UNSUPPORTED);
     uint64_t n_bytes = 0;

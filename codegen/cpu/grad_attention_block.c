@@ -38,9 +38,15 @@ turn_channels(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, LLVMValueRef i
     }
 }
 
-static void
-turn_rows(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, int64_t n)
+/* A function of its own, (rows, columns): written out at every use it would be half of all code. */
+static LLVMValueRef
+turning(mc_kb *kb, int64_t n)
 {
+    mc_str name = mc_strf(kb->arena, "turn_rows_%lld", (long long)n);
+    LLVMValueRef fn = kb_find(kb, name.data);
+    if (fn) return fn;
+    fn = kb_function_begin(kb, name.data, kb->t_void, (LLVMTypeRef[]){kb->ptr, kb->ptr}, 2);
+    LLVMValueRef rows = kb_param(kb, 0), columns = kb_param(kb, 1);
     int64_t whole = n / kb->vl * kb->vl;
     if (whole) {
         kb_loop l = kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, whole), kb_i64(kb, kb->vl), 0, NULL);
@@ -48,6 +54,14 @@ turn_rows(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, int64_t n)
         kb_loop_end(kb, &l);
     }
     if (whole < n) turn_channels(kb, rows, columns, kb_i64(kb, whole), (int)(n - whole), n);
+    kb_function_end(kb, NULL);
+    return fn;
+}
+
+static void
+turn_rows(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, int64_t n)
+{
+    kb_call(kb, turning(kb, n), (LLVMValueRef[]){rows, columns}, 2);
 }
 
 void

@@ -24,6 +24,13 @@ scratch_row(mc_kb *kb, LLVMValueRef base, LLVMValueRef row, int64_t n)
     return kb_elem(kb, base, row, n * 4);
 }
 
+/* The rows of a block, a vector of them at a time. A loop when it runs, not here: the bodies are long. */
+static kb_loop
+each_vector(mc_kb *kb)
+{
+    return kb_loop_begin(kb, kb_i64(kb, 0), kb_i64(kb, MC_GRAD_ROWS), kb_i64(kb, kb->vl), 0, NULL);
+}
+
 /* columns[i][row] = rows[row][i]: n channels of all rows; those read beyond them are not stored. */
 static void
 turn_channels(mc_kb *kb, LLVMValueRef rows, LLVMValueRef columns, LLVMValueRef i, int count, int64_t n)
@@ -109,25 +116,25 @@ mc_grad_load_rows(mc_kb *kb, const mc_grad *g)
 void
 mc_grad_start_statistics(mc_kb *kb, const mc_grad *g)
 {
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        kb_store(kb, kb_const(kb->vf, MC_ATTEND_LOWEST), kb_gepi(kb, g->a.max, r * 4), 4);
-        kb_store(kb, kb_const(kb->vf, 0), kb_gepi(kb, g->a.sum, r * 4), 4);
-        kb_store(kb, kb_const(kb->vf, 0), kb_gepi(kb, g->mean, r * 4), 4);
-    }
+    kb_loop rows = each_vector(kb);
+    kb_store(kb, kb_const(kb->vf, MC_ATTEND_LOWEST), kb_elem(kb, g->a.max, rows.i, 4), 4);
+    kb_store(kb, kb_const(kb->vf, 0), kb_elem(kb, g->a.sum, rows.i, 4), 4);
+    kb_store(kb, kb_const(kb->vf, 0), kb_elem(kb, g->mean, rows.i, 4), 4);
+    kb_loop_end(kb, &rows);
 }
 
 /* From sums over exp(score - max) to what a share is multiplied with, and the mean of dp. A row without keys: 0. */
 void
 mc_grad_finish_statistics(mc_kb *kb, const mc_grad *g)
 {
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        LLVMValueRef at = kb_gepi(kb, g->a.sum, r * 4), mean_at = kb_gepi(kb, g->mean, r * 4);
-        LLVMValueRef sum = kb_load(kb, kb->vf, at, 4), zero = kb_const(kb->vf, 0);
-        LLVMValueRef share = kb_fdiv(kb, kb_const(kb->vf, 1), sum);
-        share = kb_select(kb, kb_fcmp(kb, LLVMRealOEQ, sum, zero), zero, share);
-        kb_store(kb, share, at, 4);
-        kb_store(kb, kb_fmul(kb, kb_load(kb, kb->vf, mean_at, 4), share), mean_at, 4);
-    }
+    kb_loop rows = each_vector(kb);
+    LLVMValueRef at = kb_elem(kb, g->a.sum, rows.i, 4), mean_at = kb_elem(kb, g->mean, rows.i, 4);
+    LLVMValueRef sum = kb_load(kb, kb->vf, at, 4), zero = kb_const(kb->vf, 0);
+    LLVMValueRef share = kb_fdiv(kb, kb_const(kb->vf, 1), sum);
+    share = kb_select(kb, kb_fcmp(kb, LLVMRealOEQ, sum, zero), zero, share);
+    kb_store(kb, share, at, 4);
+    kb_store(kb, kb_fmul(kb, kb_load(kb, kb->vf, mean_at, 4), share), mean_at, 4);
+    kb_loop_end(kb, &rows);
 }
 
 void
@@ -171,18 +178,18 @@ void
 mc_grad_make_scores(mc_kb *kb, const mc_grad *g, const mc_grad_block *b)
 {
     by_rows(kb, g->a.block, g->a.qt, g->a.width, b->n, b->scores);
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        LLVMValueRef low = kb_load(kb, kb->vi, kb_gepi(kb, g->a.low, r * 4), 4);
-        LLVMValueRef high = kb_load(kb, kb->vi, kb_gepi(kb, g->a.high, r * 4), 4);
-        kb_loop l = mc_attend_count(kb, b->n, 0, NULL);
-        LLVMValueRef at = kb_gepi(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), r * 4);
-        LLVMValueRef s = kb_fmul(kb, kb_load(kb, kb->vf, at, 4), g->a.scale);
-        if (g->a.flags & MC_ATTEND_SOFTCAP) s = kb_fmul(kb, g->a.cap, kb_tanh(kb, kb_fdiv(kb, s, g->a.cap)));
-        LLVMValueRef key = kb_splat(kb, kb_convert(kb, kb_add(kb, b->first, l.i), kb->i32), kb->vl);
-        LLVMValueRef seen = kb_and(kb, kb_icmp(kb, LLVMIntSGE, key, low), kb_icmp(kb, LLVMIntSLE, key, high));
-        kb_store(kb, kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL)), at, 4);
-        kb_loop_end(kb, &l);
-    }
+    kb_loop rows = each_vector(kb);
+    LLVMValueRef low = kb_load(kb, kb->vi, kb_elem(kb, g->a.low, rows.i, 4), 4);
+    LLVMValueRef high = kb_load(kb, kb->vi, kb_elem(kb, g->a.high, rows.i, 4), 4);
+    kb_loop l = mc_attend_count(kb, b->n, 0, NULL);
+    LLVMValueRef at = kb_elem(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), rows.i, 4);
+    LLVMValueRef s = kb_fmul(kb, kb_load(kb, kb->vf, at, 4), g->a.scale);
+    if (g->a.flags & MC_ATTEND_SOFTCAP) s = kb_fmul(kb, g->a.cap, kb_tanh(kb, kb_fdiv(kb, s, g->a.cap)));
+    LLVMValueRef key = kb_splat(kb, kb_convert(kb, kb_add(kb, b->first, l.i), kb->i32), kb->vl);
+    LLVMValueRef seen = kb_and(kb, kb_icmp(kb, LLVMIntSGE, key, low), kb_icmp(kb, LLVMIntSLE, key, high));
+    kb_store(kb, kb_select(kb, seen, s, kb_const(kb->vf, -HUGE_VAL)), at, 4);
+    kb_loop_end(kb, &l);
+    kb_loop_end(kb, &rows);
 }
 
 void
@@ -194,14 +201,14 @@ mc_grad_make_dp(mc_kb *kb, const mc_grad *g, const mc_grad_block *b)
 void
 mc_grad_take_max(mc_kb *kb, const mc_grad *g, const mc_grad_block *b)
 {
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        LLVMValueRef at = kb_gepi(kb, g->a.max, r * 4), max = kb_load(kb, kb->vf, at, 4);
-        kb_loop l = mc_attend_count(kb, b->n, 1, &max);
-        LLVMValueRef s = kb_load(kb, kb->vf, kb_gepi(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), r * 4), 4);
-        l.v[0] = kb_fmax(kb, l.v[0], s);
-        kb_loop_end(kb, &l);
-        kb_store(kb, l.v[0], at, 4);
-    }
+    kb_loop rows = each_vector(kb);
+    LLVMValueRef at = kb_elem(kb, g->a.max, rows.i, 4), max = kb_load(kb, kb->vf, at, 4);
+    kb_loop l = mc_attend_count(kb, b->n, 1, &max);
+    LLVMValueRef s = kb_load(kb, kb->vf, kb_elem(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), rows.i, 4), 4);
+    l.v[0] = kb_fmax(kb, l.v[0], s);
+    kb_loop_end(kb, &l);
+    kb_store(kb, l.v[0], at, 4);
+    kb_loop_end(kb, &rows);
 }
 
 bool
@@ -214,51 +221,51 @@ mc_grad_keeps_weights(const mc_grad *g)
 void
 mc_grad_take_sums(mc_kb *kb, const mc_grad *g, const mc_grad_block *b)
 {
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        LLVMValueRef sum_at = kb_gepi(kb, g->a.sum, r * 4), mean_at = kb_gepi(kb, g->mean, r * 4);
-        LLVMValueRef max = kb_load(kb, kb->vf, kb_gepi(kb, g->a.max, r * 4), 4);
-        LLVMValueRef init[2] = {kb_load(kb, kb->vf, sum_at, 4), kb_load(kb, kb->vf, mean_at, 4)};
-        kb_loop l = mc_attend_count(kb, b->n, 2, init);
-        LLVMValueRef at = kb_gepi(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), r * 4);
-        LLVMValueRef dp = kb_load(kb, kb->vf, kb_gepi(kb, scratch_row(kb, b->dp, l.i, MC_GRAD_ROWS), r * 4), 4);
-        LLVMValueRef p = kb_exp(kb, kb_fsub(kb, kb_load(kb, kb->vf, at, 4), max));
-        if (mc_grad_keeps_weights(g)) kb_store(kb, p, at, 4);
-        l.v[0] = kb_fadd(kb, l.v[0], p);
-        l.v[1] = kb_fma(kb, p, dp, l.v[1]);
-        kb_loop_end(kb, &l);
-        kb_store(kb, l.v[0], sum_at, 4);
-        kb_store(kb, l.v[1], mean_at, 4);
-    }
+    kb_loop rows = each_vector(kb);
+    LLVMValueRef sum_at = kb_elem(kb, g->a.sum, rows.i, 4), mean_at = kb_elem(kb, g->mean, rows.i, 4);
+    LLVMValueRef max = kb_load(kb, kb->vf, kb_elem(kb, g->a.max, rows.i, 4), 4);
+    LLVMValueRef init[2] = {kb_load(kb, kb->vf, sum_at, 4), kb_load(kb, kb->vf, mean_at, 4)};
+    kb_loop l = mc_attend_count(kb, b->n, 2, init);
+    LLVMValueRef at = kb_elem(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), rows.i, 4);
+    LLVMValueRef dp = kb_load(kb, kb->vf, kb_elem(kb, scratch_row(kb, b->dp, l.i, MC_GRAD_ROWS), rows.i, 4), 4);
+    LLVMValueRef p = kb_exp(kb, kb_fsub(kb, kb_load(kb, kb->vf, at, 4), max));
+    if (mc_grad_keeps_weights(g)) kb_store(kb, p, at, 4);
+    l.v[0] = kb_fadd(kb, l.v[0], p);
+    l.v[1] = kb_fma(kb, p, dp, l.v[1]);
+    kb_loop_end(kb, &l);
+    kb_store(kb, l.v[0], sum_at, 4);
+    kb_store(kb, l.v[1], mean_at, 4);
+    kb_loop_end(kb, &rows);
 }
 
 /* Scores (or, with `weights`, what take_sums made of them) become shares, dp becomes ds; up to whole tiles of keys. */
 void
 mc_grad_take_shares(mc_kb *kb, const mc_grad *g, const mc_grad_block *b, bool weights)
 {
-    for (int r = 0; r < MC_GRAD_ROWS; r += kb->vl) {
-        LLVMValueRef max = kb_load(kb, kb->vf, kb_gepi(kb, g->a.max, r * 4), 4);
-        LLVMValueRef share = kb_load(kb, kb->vf, kb_gepi(kb, g->a.sum, r * 4), 4);
-        LLVMValueRef mean = kb_load(kb, kb->vf, kb_gepi(kb, g->mean, r * 4), 4), one = kb_const(kb->vf, 1);
-        kb_loop l = mc_attend_count(kb, b->n, 0, NULL);
-        LLVMValueRef at = kb_gepi(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), r * 4);
-        LLVMValueRef dp_at = kb_gepi(kb, scratch_row(kb, b->dp, l.i, MC_GRAD_ROWS), r * 4),
-                     s = kb_load(kb, kb->vf, at, 4);
-        LLVMValueRef p = kb_fmul(kb, weights ? s : kb_exp(kb, kb_fsub(kb, s, max)), share);
-        LLVMValueRef ds = kb_fmul(kb, p, kb_fsub(kb, kb_load(kb, kb->vf, dp_at, 4), mean));
-        if (g->a.flags & MC_ATTEND_SOFTCAP) { /* 1 - tanh^2; a key that is not seen has -inf */
-            LLVMValueRef t = kb_fmax(kb, kb_const(kb->vf, -1), kb_fdiv(kb, s, g->a.cap));
-            ds = kb_fmul(kb, ds, kb_fma(kb, kb_fneg(kb, t), t, one));
-        }
-        kb_store(kb, p, at, 4);
-        kb_store(kb, kb_fmul(kb, ds, g->a.scale), dp_at, 4);
-        kb_loop_end(kb, &l);
+    kb_loop rows = each_vector(kb);
+    LLVMValueRef max = kb_load(kb, kb->vf, kb_elem(kb, g->a.max, rows.i, 4), 4);
+    LLVMValueRef share = kb_load(kb, kb->vf, kb_elem(kb, g->a.sum, rows.i, 4), 4);
+    LLVMValueRef mean = kb_load(kb, kb->vf, kb_elem(kb, g->mean, rows.i, 4), 4), one = kb_const(kb->vf, 1);
+    kb_loop l = mc_attend_count(kb, b->n, 0, NULL);
+    LLVMValueRef at = kb_elem(kb, scratch_row(kb, b->scores, l.i, MC_GRAD_ROWS), rows.i, 4);
+    LLVMValueRef dp_at = kb_elem(kb, scratch_row(kb, b->dp, l.i, MC_GRAD_ROWS), rows.i, 4),
+                 s = kb_load(kb, kb->vf, at, 4);
+    LLVMValueRef p = kb_fmul(kb, weights ? s : kb_exp(kb, kb_fsub(kb, s, max)), share);
+    LLVMValueRef ds = kb_fmul(kb, p, kb_fsub(kb, kb_load(kb, kb->vf, dp_at, 4), mean));
+    if (g->a.flags & MC_ATTEND_SOFTCAP) { /* 1 - tanh^2; a key that is not seen has -inf */
+        LLVMValueRef t = kb_fmax(kb, kb_const(kb->vf, -1), kb_fdiv(kb, s, g->a.cap));
+        ds = kb_fmul(kb, ds, kb_fma(kb, kb_fneg(kb, t), t, one));
     }
+    kb_store(kb, p, at, 4);
+    kb_store(kb, kb_fmul(kb, ds, g->a.scale), dp_at, 4);
+    kb_loop_end(kb, &l);
+    kb_loop_end(kb, &rows);
     LLVMValueRef from = scratch_row(kb, b->scores, b->n, MC_GRAD_ROWS), left = kb_sub(kb, whole_tiles(kb, b->n), b->n);
     LLVMValueRef dp_from = scratch_row(kb, b->dp, b->n, MC_GRAD_ROWS);
-    kb_loop l = mc_attend_count(kb, left, 0, NULL);
-    mc_grad_fill_row(kb, scratch_row(kb, from, l.i, MC_GRAD_ROWS), MC_GRAD_ROWS);
-    mc_grad_fill_row(kb, scratch_row(kb, dp_from, l.i, MC_GRAD_ROWS), MC_GRAD_ROWS);
-    kb_loop_end(kb, &l);
+    kb_loop beyond = mc_attend_count(kb, left, 0, NULL);
+    mc_grad_fill_row(kb, scratch_row(kb, from, beyond.i, MC_GRAD_ROWS), MC_GRAD_ROWS);
+    mc_grad_fill_row(kb, scratch_row(kb, dp_from, beyond.i, MC_GRAD_ROWS), MC_GRAD_ROWS);
+    kb_loop_end(kb, &beyond);
 }
 
 void

@@ -17,6 +17,7 @@ ways   moec             the module moec.torch.MoE under autograd
 """
 import argparse
 import ctypes
+import math
 import os
 import resource
 import subprocess
@@ -268,15 +269,38 @@ def bench(layer, tokens, a, peak):
     memory(layer, tokens, a)
 
 
+def resident(field):
+    with open("/proc/self/status") as f:
+        return next(int(line.split()[1]) * 1024 for line in f if line.startswith(field))
+
+
+def child(sizes):
+    """In a process of its own: how much a step makes it grow at most."""
+    experts, k, d, f, tokens, threads, recompute = sizes
+    torch.set_num_threads(threads)
+    layer = moec.torch.MoE(d, f, experts, k, recompute=bool(recompute))
+    x, dy = torch.randn(tokens, d).requires_grad_(), torch.randn(tokens, d)
+    moec.torch.MoE(16, 16, 4, 2)(torch.randn(64, 16)).sum().backward()  # what the first step of any layer brings along
+    before = resident("VmRSS")
+    layer(x).backward(dy)
+    print(resident("VmHWM") - before)
+
+
 def memory(layer, tokens, a):
-    """What a step takes beyond x, y, weights and gradients, against what must be kept: G and U (2 k F floats a token), the router's logits,
-    choices and weights, and the order of the rows."""
+    """What a step takes beyond x and the weights, against the sizes that are known before anything runs (moec mem): kept for backward,
+    workspace, gradients; and y and the gradient of x."""
     experts, k, d, f = layer
-    for recompute in (False, True):
-        sizes = moec.layer(moec.texts.moe(d, f, experts, k), recompute=recompute).sizes(a.threads, T=tokens)
-        formula = tokens * 4 * ((0 if recompute else 2 * k * f) + experts + 2 * k + 3 * k) + 4 * (experts + 1)
-        print(f"  kept{' with recompute' if recompute else ''}: {sizes.saved / tokens:,.0f} bytes a token (formula {formula / tokens:,.0f}, "
-              f"{100 * sizes.saved / formula - 100:+.1f} %), workspace {sizes.workspace / 2**20:.1f} MiB")
+    for recompute in (0, 1):
+        made = moec.layer(moec.texts.moe(d, f, experts, k), recompute=bool(recompute))
+        sizes = made.sizes(a.threads, T=tokens)
+        gradients = 4 * sum(math.prod(p.shape) for p in made.params)
+        formula = sizes.saved + sizes.workspace + gradients + 2 * 4 * tokens * d
+        line = ",".join(str(v) for v in (*layer, tokens, a.threads, recompute))
+        done = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", line], capture_output=True, text=True)
+        grown = int(done.stdout.split()[-1]) if done.returncode == 0 else 0
+        print(f"  memory of a step{' with recompute' if recompute else '':15} kept {sizes.saved / tokens:9,.0f} bytes a token, workspace "
+              f"{sizes.workspace / 2**20:6.1f} MiB, gradients {gradients / 2**20:6.1f} MiB, together {formula / 2**20:7.1f} MiB; "
+              f"measured {grown / 2**20:7.1f} MiB ({100 * grown / formula - 100:+.1f} %)", flush=True)
 
 
 def main():
@@ -287,7 +311,11 @@ def main():
     p.add_argument("--layer", action="append", help="E,k,D,F instead of the default ones; may be repeated")
     p.add_argument("--tokens", default="512,2048")
     p.add_argument("--only", help="ways whose name contains one of these words, separated by commas")
+    p.add_argument("--child", help=argparse.SUPPRESS)
     a = p.parse_args()
+    if a.child:
+        child([int(v) for v in a.child.split(",")])
+        return
     torch.set_num_threads(a.threads)
     layers = [tuple(int(v) for v in text.split(",")) for text in a.layer] if a.layer else [(4, 2, 64, 96)] if a.quick else LAYERS
     peak = Peak(a.threads)

@@ -372,6 +372,46 @@ START_TEST(test_as_panels)
 }
 END_TEST
 
+/* ---- code that cannot be run here: look at its text -------------------------------------------------------------- */
+
+static int
+spills_in_loops(const char *text, const char *function)
+{
+    const char *at = strstr(text, function), *end = at ? strstr(at, "Lfunc_end") : NULL;
+    ck_assert_msg(at && end, "no %s in the assembly", function);
+    int n = 0, depth = 0;
+    for (; at < end; at = strchr(at, '\n') + 1) {
+        const char *newline = strchr(at, '\n');
+        char line[256] = {0};
+        memcpy(line, at, (size_t)(newline - at) < sizeof line ? (size_t)(newline - at) : sizeof line - 1);
+        if ((strstr(line, "LBB") && strchr(line, ':')) || strstr(line, "%bb.")) depth = 0;
+        if (strstr(line, "Depth=")) depth = 1;
+        if (depth && (strstr(line, "Spill") || strstr(line, "Reload"))) n++;
+    }
+    return n;
+}
+
+/* _i: which target. */
+START_TEST(test_no_spills)
+{
+    static const char *const NAMES[] = {"x86-64-v3", "x86-64-v4", "aarch64"};
+    mc_cpu_target t;
+    ck_assert(mc_cpu_target_find(NAMES[_i], &diags, &t));
+    mc_kb *kb = mc_kb_create(&t, "spills", arena);
+    for (int kind = 0; kind < N_KINDS; kind++) mc_train_kernel(kb, (mc_train_kind)kind);
+    mc_buf text = {0};
+    if (!mc_kb_emit(kb, MC_EMIT_ASSEMBLY, &diags, &text)) fail_with_diagnostics();
+    for (int rows = 1; rows <= t.mr + 1; rows++) {
+        const char *form = rows > t.mr ? "panel" : "";
+        const char *name = mc_strf(arena, "\ntrain_tile_%s%d:", form, rows > t.mr ? t.mr : rows).data;
+        int n = spills_in_loops(text.data, name);
+        ck_assert_msg(n == 0, "%s, %s: %d spills in the loop", t.name, name + 1, n);
+    }
+    mc_buf_fini(&text);
+    mc_kb_destroy(kb);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -383,6 +423,7 @@ main(void)
     tcase_add_loop_test(tc, test_blocks, 0, N_KINDS);
     tcase_add_test(tc, test_gradient);
     tcase_add_test(tc, test_as_panels);
+    tcase_add_loop_test(tc, test_no_spills, 0, 3);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -49,6 +49,17 @@ def main():
             sys.exit("\n".join(f"{k}:\n{v}" for k, v in outputs.items()))
         if len(outputs["c"].splitlines()) != 2 or len(set(outputs["c"].splitlines()[0].split())) < 30:
             sys.exit("no two plausible results:\n" + outputs["c"])
+
+        (pathlib.Path(folder) / "trained.moe").write_text(TEXT.format(name="trained", k=2, experts=4))
+        run(moec, "compile", "--train", "trained.moe")
+        source, posix = str(HERE / "train.c"), "-D_POSIX_C_SOURCE=200809L"
+        run(cc, "-std=c11", posix, *WARNINGS, *include, source, "trained.a", "-o", "train-c", *system)
+        run(cc, "-std=c11", posix, *WARNINGS, *include, source, "./trained.so", "-o", "train-linked", *system)
+        run(cxx, "-std=c++17", "-x", "c++", *WARNINGS, *include, source, "-x", "none", "trained.a", "-o", "train-cxx", *system)
+        bits = {program: run(f"./{program}") for program in ("train-c", "train-linked", "train-cxx")}
+        lines = bits["train-c"].splitlines()
+        if len(set(bits.values())) != 1 or len(lines) != 6 or any(len(set(line.split())) < 30 for line in lines):
+            sys.exit("\n".join(f"{k}:\n{v}" for k, v in bits.items()))
     print("artefacts: ok")
 
 

@@ -19,7 +19,8 @@
  *            accumulate %dw {path = "w"}
  *            return %dx }
  *
- * Metas: train.backward, train.outputs, train.cotangents, train.input_grads; reads train.frozen (globs, by commas).
+ * Metas: train.backward, train.outputs, train.cotangents, train.input_grads; reads train.frozen (globs, by commas; one
+ * that matches nothing is E0509) and writes train.frozen_paths: those that are frozen, but trained elsewhere.
  * Option recompute: save inputs and routing only. */
 #include "passes/autodiff.h"
 
@@ -71,6 +72,59 @@ mc_autodiff_trains(const mc_autodiff *a, const mc_pair *p, const mc_op *weight)
     for (size_t i = 0; i < p->scopes.n; i++)
         if (!is_frozen(a, join(a->pass->scratch, p->scopes.items[i], path))) return true;
     return false;
+}
+
+static bool
+matches_some(const mc_autodiff *a, mc_str glob)
+{
+    MC_FOR_FUNCS(f, a->module)
+    {
+        const mc_pair *p = mc_autodiff_pair(a, f);
+        MC_FOR_OPS(op, f)
+        {
+            if (!p || op->opcode != MC_OP_WEIGHT) continue;
+            mc_str path = mc_attr_str(op, "path");
+            if (mc_attr_bool(op, "root") && mc_path_matches(glob, path)) return true;
+            for (size_t i = 0; i < p->scopes.n && !mc_attr_bool(op, "root"); i++)
+                if (mc_path_matches(glob, join(a->pass->scratch, p->scopes.items[i], path))) return true;
+        }
+    }
+    return false;
+}
+
+/* A glob that matches nothing is a mistake of spelling, and would train what should stay. */
+static bool
+check_frozen(mc_autodiff *a)
+{
+    for (size_t begin = 0, end; begin < a->frozen.len; begin = end + 1) {
+        for (end = begin; end < a->frozen.len && a->frozen.data[end] != ','; end++) continue;
+        mc_str glob = mc_str_slice(a->frozen, begin, end);
+        if (!matches_some(a, glob))
+            return mc_error(a->pass->diags, (mc_span){0}, MC_E0509, "frozen: no parameter is named '%.*s'",
+                            MC_FMT(glob));
+    }
+    return true;
+}
+
+/* Frozen in some instances of its function only: the plan has its gradient, and the runtime must not give it out. */
+static void
+note_partly_frozen(mc_autodiff *a)
+{
+    mc_buf paths = {0};
+    MC_FOR_FUNCS(f, a->module)
+    {
+        const mc_pair *p = mc_autodiff_pair(a, f);
+        MC_FOR_OPS(op, f)
+        {
+            if (!p || op->opcode != MC_OP_WEIGHT || mc_attr_bool(op, "root") || !mc_autodiff_trains(a, p, op)) continue;
+            for (size_t i = 0; i < p->scopes.n; i++) {
+                mc_str path = join(a->pass->scratch, p->scopes.items[i], mc_attr_str(op, "path"));
+                if (is_frozen(a, path)) mc_buf_printf(&paths, "%s%.*s", paths.len ? "," : "", MC_FMT(path));
+            }
+        }
+    }
+    if (paths.len) mc_module_set_meta(a->module, MC_STR("train.frozen_paths"), mc_buf_view(&paths));
+    mc_buf_fini(&paths);
 }
 
 /* Every instance of f in the call tree; callees are found before their callers are finished. */
@@ -372,6 +426,8 @@ mc_pass_autodiff(mc_pass *pass, mc_module *m)
     mc_module_sort_funcs(m);
     const mc_func *last = m->last_func;
     add_instance(&a, model, MC_STR(""));
+    if (!check_frozen(&a)) return MC_FAILED;
+    note_partly_frozen(&a);
     find_trained(&a);
     find_active_formals(&a);
     for (mc_func *f = m->funcs; f; f = f == last ? NULL : f->next) {

@@ -50,6 +50,7 @@ typedef struct moec_abi_tensor { /* an input or output of the model */
  *   PAIR_PANELS as PANELS over two tensors gate and up of N x K each: every panel holds nr/2 gate columns, then the
  *               nr/2 up columns of the same indices; ceil(N / (nr/2)) panels
  *   GRAD        not in the file: the caller's f32 gradient of the parameter `path`, row-major; its address may be null
+ *               (nr 1: it is always null, the parameter is frozen)
  * FP8 weights carry f32 scales in a weight of their own. Models for training have ROWS and GRAD only, and read the
  * caller's parameters; a parameter may stand in the table several times. */
 typedef enum moec_abi_layout {

@@ -135,7 +135,7 @@ bind_weights(binding *b, bool backward, void **weights)
     for (uint32_t i = 0; i < m->n_weights; i++) {
         uint32_t p = b->model->param_of[i];
         if (m->weights[i].layout == MOEC_ABI_GRAD)
-            weights[i] = backward && c->param_grads ? c->param_grads[p] : NULL;
+            weights[i] = backward && c->param_grads && b->model->params[p].has_gradient ? c->param_grads[p] : NULL;
         else
             weights[i] = c->params[p];
     }

@@ -54,7 +54,7 @@ fill(moec_model *model, const uint32_t *leader, mc_fault *error)
         mc_param *p = &model->params[model->param_of[i]];
         if (p->weight->layout != MOEC_ABI_ROWS || !same_shape(w, p->weight))
             return mc_fail(error, MOEC_ERR_INTERNAL, "the table of parameters is wrong at %s", w->path);
-        p->has_gradient |= w->layout == MOEC_ABI_GRAD;
+        p->has_gradient |= w->layout == MOEC_ABI_GRAD && w->nr == 0;
     }
     return MOEC_OK;
 }

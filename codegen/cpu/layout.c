@@ -182,6 +182,19 @@ scaled_weight(const mc_op *op)
     return (mc_str){0};
 }
 
+/* Whether a gradient is of a parameter that is frozen, but not everywhere its function is called (passes/autodiff.c).
+ */
+static bool
+is_frozen(const mc_cpu_plan *p, mc_str path)
+{
+    mc_str all = mc_module_meta(p->module, "train.frozen_paths");
+    for (size_t begin = 0, end; begin < all.len; begin = end + 1) {
+        for (end = begin; end < all.len && all.data[end] != ','; end++) continue;
+        if (mc_str_eq(mc_str_slice(all, begin, end), path)) return true;
+    }
+    return false;
+}
+
 static void
 add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
 {
@@ -200,6 +213,7 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
                          .nr = (uint32_t)mc_attr_int(op, "nr"),
                          .rank = t->rank,
                          .init = c_string(p, mc_attr_str(op, "init"))};
+    if (w.layout == MOEC_ABI_GRAD) w.nr = is_frozen(p, mc_str_of(w.path));
     if (t->rank > 4) {
         mc_cpu_refuse(p, "a weight has more than 4 axes");
         return;

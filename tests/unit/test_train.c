@@ -418,6 +418,33 @@ START_TEST(test_frozen)
 }
 END_TEST
 
+/* Layers share their code; one of them may be frozen alone. */
+START_TEST(test_frozen_layer)
+{
+    pair all, some;
+    mc_rig_step a, b;
+    mc_buf unused = {0};
+    open_pair(&all, &subjects[FIRST_MODEL], NULL, false);
+    open_pair(&some, &subjects[FIRST_MODEL], "layers.0.**", false);
+    open_step(&a, &all, 1, 9, 2);
+    open_step(&b, &some, 1, 9, 2);
+    run_both(&a, &unused);
+    run_both(&b, &unused);
+    for (size_t i = 0; i < all.rig.n_params; i++) {
+        const char *path = all.rig.params[i].path;
+        size_t k = mc_rig_param(&some.rig, path);
+        bool frozen = strncmp(path, "layers.0.", 9) == 0;
+        ck_assert_msg(some.rig.params[k].has_gradient == !frozen, "%s", path);
+        if (!frozen) ck_assert_msg(memcmp(a.grads[i], b.grads[k], mc_rig_param_bytes(&all.rig, i)) == 0, "%s", path);
+    }
+    mc_buf_fini(&unused);
+    mc_rig_step_close(&a);
+    mc_rig_step_close(&b);
+    close_pair(&all);
+    close_pair(&some);
+}
+END_TEST
+
 /* ---- evaluation, and the other way to run a model -----------------------------------------------------------------
  */
 
@@ -507,6 +534,7 @@ main(void)
     tcase_add_loop_test(t, test_accumulates, 0, N_SUBJECTS);
     tcase_add_loop_test(t, test_null_gradients, 0, N_SUBJECTS);
     tcase_add_test(t, test_frozen);
+    tcase_add_test(t, test_frozen_layer);
     tcase_add_loop_test(t, test_evaluation, 0, N_SUBJECTS);
     tcase_add_loop_test(t, test_as_inference, FIRST_MODEL, N_SUBJECTS);
     suite_add_tcase(suite, t);

@@ -60,6 +60,14 @@ def main():
         lines = bits["train-c"].splitlines()
         if len(set(bits.values())) != 1 or len(lines) != 6 or any(len(set(line.split())) < 30 for line in lines):
             sys.exit("\n".join(f"{k}:\n{v}" for k, v in bits.items()))
+        (pathlib.Path(folder) / "learner.moe").write_text(TEXT.format(name="learner", k=2, experts=4))
+        run(moec, "compile", "--train", "learner.moe")
+        run(cc, "-std=c11", *WARNINGS, *include, str(HERE / "training.c"), "learner.a", "-o", "train_c", *system)
+        run(cxx, "-std=c++17", "-x", "c++", *WARNINGS, *include, str(HERE / "training.c"), "-x", "none", "./learner.so", "-o",
+            "train_cxx", *system)
+        outputs = [run(f"./{program}", threads) for program in ("train_c", "train_cxx") for threads in "13"]
+        if len(set(outputs)) != 1 or " to " not in outputs[0] or outputs[0].count("parameter") != 4:
+            sys.exit("training differs:\n" + "\n".join(outputs))
     print("artefacts: ok")
 
 

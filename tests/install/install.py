@@ -15,6 +15,7 @@ EXPECTED = [
     "include/moec/base.h",
     "include/moec/compiler.h",
     "include/moec/runtime.h",
+    "include/moec/train.h",
     "{lib}/pkgconfig/moec.pc",
     "{lib}/cmake/moec/moecConfig.cmake",
     "share/man/man1/moec.1",
@@ -41,7 +42,7 @@ def main():
         if missing:
             sys.exit(f"not installed: {missing}")
         symbols = [s.split()[-1] for s in run("nm", "-D", "--defined-only", prefix / lib / "libmoec.so").splitlines()]
-        if "moec_compile_text" not in symbols or "moec_session_run" not in symbols:
+        if not {"moec_compile_text", "moec_session_run", "moec_train_backward"} <= set(symbols):
             sys.exit("libmoec.so lacks its interface")
         foreign = [s for s in symbols if not s.startswith("moec_")]
         if foreign:

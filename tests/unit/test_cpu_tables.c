@@ -152,6 +152,14 @@ static const struct {
     {"model @m(%x: f32[3, 8], %w: f32[5, 8]) -> (f32[3, 5]) {\n"
      "  %y = linear %x, %w : f32[3, 5]\n  return %y\n}\n",
      "its weight is not a weight of the model"},
+    {"model @m(%x: f32[3, 8], %o: i32[3], %r: i32[6]) -> (f32[6, 5]) {\n"
+     "  %w = packed {path = \"w\", role = \"experts\", layout = \"panels\", nr = 16} : f32[2, 5, 8]\n"
+     "  %y = grouped_matmul %x, %w, %o, _, _, %r : f32[6, 5]\n  return %y\n}\n",
+     "rows are gathered only where weights lie row by row"},
+    {"model @m(%x: f32[3, 8]) -> (f32[3, 5]) {\n"
+     "  %w = packed {path = \"w\", role = \"dense\", layout = \"rows\"} : bf16[5, 8]\n"
+     "  %y = linear %x, %w : f32[3, 5]\n  return %y\n}\n",
+     "an operand is bf16, not f32"},
     {"model @m(%x: f64[3, 8]) -> (f64[3, 8]) {\n  %y = neg %x : f64[3, 8]\n  return %y\n}\n", "is not f32"},
     {"model @m(%x: f64[3, 8]) -> (bf16[3, 8]) {\n  %y = cast %x {to = bf16} : bf16[3, 8]\n  return %y\n}\n",
      "no conversion from f64 to bf16"},

@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from . import _lib, compiler, texts
+from ._blocks import BLOCKS, activation, read_block
 from ._lib import Error
 
 __all__ = ["Error", "Experts", "Losses", "MoE", "experts", "register_experts", "release_memory", "replace_moe_blocks"]
@@ -575,7 +576,7 @@ class MoE(nn.Module):
         """A layer that computes what a transformers block computes (Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeek-V3), on the same
         parameters: the very tensors where experts are packed (transformers 5), copies where each expert has its own (4).
         options: aux, z, recompute, cast, as for MoE."""
-        arguments, tensors = _read_block(block, config)
+        arguments, tensors = read_block(block, config)
         arguments.update(options)
         for name, t in tensors.items():
             if t.dtype != torch.float32:
@@ -588,82 +589,13 @@ class MoE(nn.Module):
         return made
 
 
-# ---- what is in a transformers block ---------------------------------------------------------------------------------------
-
-_ACTS = {"silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-         "relu": "relu", "relu2": "relu2", "SiLU": "silu", "SiLUActivation": "silu", "GELUActivation": "gelu", "GELU": "gelu",
-         "NewGELUActivation": "gelu_tanh", "GELUTanh": "gelu_tanh", "PytorchGELUTanh": "gelu_tanh", "ReLU": "relu"}
-_BLOCKS = ("MixtralSparseMoeBlock", "Qwen2MoeSparseMoeBlock", "Qwen3MoeSparseMoeBlock", "OlmoeSparseMoeBlock", "DeepseekV3MoE")
-
-
-def _activation(experts, config):
-    act = getattr(config, "hidden_act", None)
-    if act is None:
-        act = type(getattr(experts, "act_fn", None)).__name__
-    if act not in _ACTS:
-        raise Error(f"from_transformers: activation {act!r} is none of {', '.join(sorted(set(_ACTS.values())))}", "unsupported")
-    return _ACTS[act]
-
-
-def _packed(experts):
-    """gate_up_proj [E, 2 F, D] and down_proj [E, D, F], and one of the modules that hold them."""
-    if hasattr(experts, "gate_up_proj") and not isinstance(experts, nn.ModuleList):
-        if getattr(experts, "is_transposed", False) or getattr(experts, "has_bias", False):
-            raise Error("from_transformers: transposed or biased experts are not supported", "unsupported")
-        return experts.gate_up_proj, experts.down_proj, experts
-    names = ("w1", "w3", "w2") if hasattr(experts[0], "w1") else ("gate_proj", "up_proj", "down_proj")
-    gate, up, down = (torch.stack([getattr(e, name).weight.detach() for e in experts]) for name in names)
-    return nn.Parameter(torch.cat([gate, up], dim=1)), nn.Parameter(down), experts[0]
-
-
-def _read_block(block, config):
-    """(arguments of MoE, its tensors by state_dict key)"""
-    kind = type(block).__name__
-    if kind not in _BLOCKS:
-        raise Error(f"from_transformers: {kind} is none of {', '.join(_BLOCKS)}", "unsupported")
-    config = config if config is not None else getattr(block, "config", None)
-    router = block.gate
-
-    def setting(*names):
-        for holder in (router, block, config):
-            for name in names:
-                if getattr(holder, name, None) is not None:
-                    return getattr(holder, name)
-        raise Error(f"from_transformers: {kind} does not say its {names[0]}: pass the model's config", "not found")
-
-    gate_up, down, one = _packed(block.experts)
-    n_experts, d_model, d_expert = down.shape
-    tensors = {"gate.weight": router.weight, "experts.gate_up_proj": gate_up, "experts.down_proj": down}
-    arguments = dict(d_model=d_model, d_expert=d_expert, n_experts=n_experts, top_k=int(setting("top_k", "num_experts_per_tok")),
-                     act=_activation(one, config))
-    if kind == "DeepseekV3MoE":
-        tensors["gate.e_score_correction_bias"] = router.e_score_correction_bias
-        arguments.update(score="sigmoid", bias=True, groups=int(setting("num_group", "n_group")), keep_groups=int(setting("topk_group")),
-                         renorm=bool(setting("norm_topk_prob")), eps=1e-20, scale=float(setting("routed_scaling_factor")))
-        shared, label = block.shared_experts, "shared_experts"
-    elif kind == "MixtralSparseMoeBlock":
-        arguments.update(renorm=True, jitter=float(getattr(block, "jitter_noise", 0) or 0))
-        shared, label = None, "shared_experts"
-    else:
-        arguments.update(renorm=bool(setting("norm_topk_prob")))
-        shared, label = getattr(block, "shared_expert", None), "shared_expert"
-    if shared is not None:
-        arguments.update(d_shared=shared.gate_proj.weight.shape[0], shared_label=label)
-        for name in ("gate_proj", "up_proj", "down_proj"):
-            tensors[f"{label}.{name}.weight"] = getattr(shared, name).weight
-        if label == "shared_expert":
-            arguments["shared_gate"] = True
-            tensors["shared_expert_gate.weight"] = block.shared_expert_gate.weight
-    return arguments, tensors
-
-
 def replace_moe_blocks(model: nn.Module, config=None, **options) -> list[str]:
     """Puts an MoE in the place of every MoE block of a transformers model, on the same parameters; returns their names.
     options as for MoE.from_transformers. Layers of one kind share one compiled plan."""
     config = config if config is not None else getattr(model, "config", None)
-    names = [name for name, module in model.named_modules() if type(module).__name__ in _BLOCKS]
+    names = [name for name, module in model.named_modules() if type(module).__name__ in BLOCKS]
     if not names:
-        raise Error(f"replace_moe_blocks: the model has none of {', '.join(_BLOCKS)}", "not found")
+        raise Error(f"replace_moe_blocks: the model has none of {', '.join(BLOCKS)}", "not found")
     for name in names:
         parent, _, leaf = name.rpartition(".")
         holder = model.get_submodule(parent) if parent else model
@@ -714,6 +646,6 @@ def register_experts(name: str = "moec") -> None:
                 or not getattr(self, "is_concatenated", True):
             raise Error(f"{type(self).__name__}: moec's experts have a gate, no bias, and weights [E, 2 F, D]", "unsupported")
         return experts(hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj,
-                       _activation(self, getattr(self, "config", None)))
+                       activation(self, getattr(self, "config", None)))
 
     ALL_EXPERTS_FUNCTIONS.register(name, forward)

@@ -15,8 +15,8 @@ if has "$plain" || [ -n "${MOEC_PYTHON:-}${MOEC_NO_TORCH:-}" ]; then
 fi
 if ! has "$folder/bin/python"; then
     echo "python.sh: installing torch and transformers into $folder" >&2
-    if ! { "$plain" -m venv "$folder" && "$folder/bin/python" -m pip install --quiet torch transformers; } >&2; then
-        echo "python.sh: that did not work; tests that need them are skipped" >&2
+    if ! { "$plain" -m venv "$folder" && timeout 300 "$folder/bin/python" -m pip install --quiet torch transformers; } >&2; then
+        echo "python.sh: that did not work within 5 minutes; tests that need them are skipped" >&2
         echo "$plain"
         exit 0
     fi

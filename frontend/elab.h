@@ -304,8 +304,8 @@ typedef struct mc_weight_spec {
 mc_value *mc_weight_make(mc_elab *e, const mc_weight_spec *spec); /* NULL after an error */
 /* What a weight made for this op begins as in training ("ones"), unless it is an older one that the text refers to. */
 void mc_weight_begins(mc_value *w, const char *init);
-mc_value *mc_weight_ref(mc_elab *e, mc_str path, mc_span span);   /* @path */
-const char *mc_weight_role(mc_elab *e, bool is_linear);           /* by where evaluation stands */
+mc_value *mc_weight_ref(mc_elab *e, mc_str path, mc_span span); /* @path */
+const char *mc_weight_role(mc_elab *e, bool is_linear);         /* by where evaluation stands */
 void mc_elab_totals(mc_elab *e);
 
 /* ---- builtins.c ---- */

@@ -1,5 +1,5 @@
-/* train_params: see train_params.h. A weight table has an entry for each place where the plan reads a parameter or adds to its
- * gradient, so many entries share a path; sorting them by path finds the groups. */
+/* train_params: see train_params.h. A weight table has an entry for each place where the plan reads a parameter or adds
+ * to its gradient, so many entries share a path; sorting them by path finds the groups. */
 #include "runtime/train_params.h"
 
 #include <stdlib.h>

@@ -1,4 +1,5 @@
-/* train_params: the parameters of a model for training: the distinct paths of its weight table, in order of appearance. */
+/* train_params: the parameters of a model for training: the distinct paths of its weight table, in order of appearance.
+ */
 #ifndef MC_RUNTIME_TRAIN_PARAMS_H
 #define MC_RUNTIME_TRAIN_PARAMS_H
 

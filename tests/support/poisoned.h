@@ -1,5 +1,5 @@
-/* poisoned: buffers of exactly the size asked for: filled with NaN, aligned to 64 bytes, and followed by a page that must
- * not be touched, so whoever reads what nobody wrote, or leaves the buffer, is found. */
+/* poisoned: buffers of exactly the size asked for: filled with NaN, aligned to 64 bytes, and followed by a page that
+ * must not be touched, so whoever reads what nobody wrote, or leaves the buffer, is found. */
 #ifndef MC_SUPPORT_POISONED_H
 #define MC_SUPPORT_POISONED_H
 

@@ -95,6 +95,17 @@ compile_fresh(mc_unit *u, const mc_backend_target *target, mc_product *out)
     return mc_backend_emit(u, target, MC_CODE_OBJECT, &out->object);
 }
 
+/* Where there is none to be had (no home directory) nothing is said; a directory that cannot be trusted or written is. */
+static bool
+find_cache(mc_unit *u, mc_buf *directory)
+{
+    mc_fault fault = {0};
+    moec_status status = mc_cache_directory(u->options->cache, "code", directory, &fault);
+    if (status != MOEC_OK && status != MOEC_ERR_NOT_FOUND)
+        mc_warning(&u->diags, (mc_span){0}, MC_W0913, "compiled code is not kept: %s", fault.text);
+    return status == MOEC_OK;
+}
+
 static moec_status
 compile(mc_unit *u, moec_compiled **out)
 {
@@ -106,7 +117,7 @@ compile(mc_unit *u, moec_compiled **out)
     c->train = u->options->train;
     bool good = mc_backend_find(u, &target);
     bool keep = good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) &&
-                mc_cache_directory(u->options->cache, "code", &directory, NULL) == MOEC_OK;
+                find_cache(u, &directory);
     if (keep) c->from_cache = mc_code_cache_get(directory.data, key, &c->code);
     if (good && !c->from_cache) {
         good = compile_fresh(u, &target, &c->code);

@@ -95,7 +95,8 @@ compile_fresh(mc_unit *u, const mc_backend_target *target, mc_product *out)
     return mc_backend_emit(u, target, MC_CODE_OBJECT, &out->object);
 }
 
-/* Where there is none to be had (no home directory) nothing is said; a directory that cannot be trusted or written is. */
+/* Where there is none to be had (no home directory) nothing is said; a directory that cannot be trusted or written is.
+ */
 static bool
 find_cache(mc_unit *u, mc_buf *directory)
 {
@@ -116,8 +117,8 @@ compile(mc_unit *u, moec_compiled **out)
     if (!c) return MOEC_ERR_MEMORY;
     c->train = u->options->train;
     bool good = mc_backend_find(u, &target);
-    bool keep = good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) &&
-                find_cache(u, &directory);
+    bool keep =
+        good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) && find_cache(u, &directory);
     if (keep) c->from_cache = mc_code_cache_get(directory.data, key, &c->code);
     if (good && !c->from_cache) {
         good = compile_fresh(u, &target, &c->code);

@@ -44,19 +44,19 @@ typedef float vec __attribute__((vector_size(64)));
 #else
 typedef float vec __attribute__((vector_size(32)));
 #endif
-/* 12 independent chains of multiply-adds; returns FLOPs. */
+/* 12 independent chains of multiply-adds in variables of their own, since an array would go through memory; returns FLOPs. */
+#define EACH(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
+#define BEGIN(i) vec a##i = c + (float)i;
+#define TURN(i) a##i = a##i * b + c; __asm__ volatile("" : "+x"(a##i));
+#define END(i) sum += a##i;
 double fma_loop(int64_t turns, float *out)
 {
-    vec a[12], b = {0}, c = {0};
+    vec b = {0}, c = {0}, sum = {0};
     b += 0.999999f; c += 1e-9f;
-    for (int i = 0; i < 12; i++) { a[i] = c; a[i] += (float)i; }
-    for (int64_t t = 0; t < turns; t++) {
-        for (int i = 0; i < 12; i++) a[i] = a[i] * b + c;
-        __asm__ volatile("" : "+x"(a[0]), "+x"(a[1]), "+x"(a[2]), "+x"(a[3]), "+x"(a[4]), "+x"(a[5]));
-        __asm__ volatile("" : "+x"(a[6]), "+x"(a[7]), "+x"(a[8]), "+x"(a[9]), "+x"(a[10]), "+x"(a[11]));
-    }
-    for (int i = 1; i < 12; i++) a[0] += a[i];
-    *out = a[0][0];
+    EACH(BEGIN)
+    for (int64_t t = 0; t < turns; t++) { EACH(TURN) }
+    EACH(END)
+    *out = sum[0];
     return (double)turns * 12 * 2 * (sizeof(vec) / 4);
 }
 """

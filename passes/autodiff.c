@@ -20,12 +20,12 @@
  *            return %dx }
  *
  * Metas: train.backward, train.outputs, train.cotangents, train.input_grads; reads train.frozen (globs, by commas; one
- * that matches nothing is E0509) and writes train.frozen_paths: those that are frozen, but trained elsewhere.
+ * that matches nothing is E0509).
  * Option recompute: save inputs and routing only. */
 #include "passes/autodiff.h"
 
-#include "passes/fp8_rules.h"
 #include "passes/match.h"
+#include "runtime/base/path.h"
 
 const mc_derivative mc_derivatives[MC_N_OPCODES] = {
 #define MC_DERIVATIVE(ID, rule, how) [MC_OP_##ID] = {mc_derive_##rule, false, MC_KEEP_##how},
@@ -44,33 +44,16 @@ mc_autodiff_pair(const mc_autodiff *a, const mc_func *f)
 /* ---- what is trained ----------------------------------------------------------------------------------------------
  */
 
-static mc_str
-join(mc_arena *arena, mc_str scope, mc_str path)
-{
-    return scope.len && path.len ? mc_strf(arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(path)) : scope.len ? scope : path;
-}
-
-static bool
-is_frozen(const mc_autodiff *a, mc_str path)
-{
-    for (size_t begin = 0; begin < a->frozen.len;) {
-        size_t end = begin;
-        while (end < a->frozen.len && a->frozen.data[end] != ',') end++;
-        if (mc_path_matches(mc_str_slice(a->frozen, begin, end), path)) return true;
-        begin = end + 1;
-    }
-    return false;
-}
-
-/* Instances share their function, so a parameter is left out only when it is frozen in all of them. */
+/* Instances share their function, so a parameter is left out only when it is frozen in all of them; where it is frozen
+ * in some, those have no gradient at run time (their entries of the weight table, codegen/cpu/layout.c). */
 bool
 mc_autodiff_trains(const mc_autodiff *a, const mc_pair *p, const mc_op *weight)
 {
     mc_str path = mc_attr_str(weight, "path");
     if (!mc_type_is_float(weight->results[0].type)) return false;
-    if (mc_attr_bool(weight, "root")) return !is_frozen(a, path);
+    if (mc_attr_bool(weight, "root")) return !mc_path_matches_any(a->frozen, path);
     for (size_t i = 0; i < p->scopes.n; i++)
-        if (!is_frozen(a, join(a->pass->scratch, p->scopes.items[i], path))) return true;
+        if (!mc_path_matches_any(a->frozen, mc_path_join(a->pass->scratch, p->scopes.items[i], path))) return true;
     return false;
 }
 
@@ -86,7 +69,7 @@ matches_some(const mc_autodiff *a, mc_str glob)
             mc_str path = mc_attr_str(op, "path");
             if (mc_attr_bool(op, "root") && mc_path_matches(glob, path)) return true;
             for (size_t i = 0; i < p->scopes.n && !mc_attr_bool(op, "root"); i++)
-                if (mc_path_matches(glob, join(a->pass->scratch, p->scopes.items[i], path))) return true;
+                if (mc_path_matches(glob, mc_path_join(a->pass->scratch, p->scopes.items[i], path))) return true;
         }
     }
     return false;
@@ -96,35 +79,12 @@ matches_some(const mc_autodiff *a, mc_str glob)
 static bool
 check_frozen(mc_autodiff *a)
 {
-    for (size_t begin = 0, end; begin < a->frozen.len; begin = end + 1) {
-        for (end = begin; end < a->frozen.len && a->frozen.data[end] != ','; end++) continue;
-        mc_str glob = mc_str_slice(a->frozen, begin, end);
+    mc_str glob;
+    for (size_t at = 0; mc_path_next_glob(a->frozen, &at, &glob);)
         if (!matches_some(a, glob))
             return mc_error(a->pass->diags, (mc_span){0}, MC_E0509, "frozen: no parameter is named '%.*s'",
                             MC_FMT(glob));
-    }
     return true;
-}
-
-/* Frozen in some instances of its function only: the plan has its gradient, and the runtime must not give it out. */
-static void
-note_partly_frozen(mc_autodiff *a)
-{
-    mc_buf paths = {0};
-    MC_FOR_FUNCS(f, a->module)
-    {
-        const mc_pair *p = mc_autodiff_pair(a, f);
-        MC_FOR_OPS(op, f)
-        {
-            if (!p || op->opcode != MC_OP_WEIGHT || mc_attr_bool(op, "root") || !mc_autodiff_trains(a, p, op)) continue;
-            for (size_t i = 0; i < p->scopes.n; i++) {
-                mc_str path = join(a->pass->scratch, p->scopes.items[i], mc_attr_str(op, "path"));
-                if (is_frozen(a, path)) mc_buf_printf(&paths, "%s%.*s", paths.len ? "," : "", MC_FMT(path));
-            }
-        }
-    }
-    if (paths.len) mc_module_set_meta(a->module, MC_STR("train.frozen_paths"), mc_buf_view(&paths));
-    mc_buf_fini(&paths);
 }
 
 /* Every instance of f in the call tree; callees are found before their callers are finished. */
@@ -144,7 +104,7 @@ add_instance(mc_autodiff *a, mc_func *f, mc_str scope)
     MC_FOR_OPS(op, f)
     {
         if (op->opcode == MC_OP_CALL)
-            add_instance(a, mc_attr_func(op, "callee"), join(scratch, scope, mc_attr_str(op, "scope")));
+            add_instance(a, mc_attr_func(op, "callee"), mc_path_join(scratch, scope, mc_attr_str(op, "scope")));
     }
 }
 
@@ -306,7 +266,7 @@ rebuild_call(mc_autodiff *a, mc_op *call)
             v->name = call->results[i].name;
             mc_value_replace_uses(&call->results[i], v);
         } else {
-            v->name = join(a->module->arena, scope, mc_operand(callee->forward->last, i)->name);
+            v->name = mc_path_join(a->module->arena, scope, mc_operand(callee->forward->last, i)->name);
         }
     }
     mc_op_remove(call);
@@ -327,7 +287,7 @@ collect_taps(mc_autodiff *a, mc_pair *p)
             const mc_pair *callee = mc_autodiff_pair(a, mc_attr_func(op, "callee"));
             for (size_t i = 0; i < callee->taps.n; i++) {
                 const mc_tap *t = &callee->taps.items[i];
-                mc_str name = t->sum ? t->name : join(a->pass->scratch, mc_attr_str(op, "scope"), t->name);
+                mc_str name = t->sum ? t->name : mc_path_join(a->pass->scratch, mc_attr_str(op, "scope"), t->name);
                 if (t->sum == (sums == 1)) add_tap(a, p, name, t->sum, mc_result(op, callee->n_results + (int)i), &b);
             }
         }
@@ -427,7 +387,6 @@ mc_pass_autodiff(mc_pass *pass, mc_module *m)
     const mc_func *last = m->last_func;
     add_instance(&a, model, MC_STR(""));
     if (!check_frozen(&a)) return MC_FAILED;
-    note_partly_frozen(&a);
     find_trained(&a);
     find_active_formals(&a);
     for (mc_func *f = m->funcs; f; f = f == last ? NULL : f->next) {

@@ -20,6 +20,7 @@
 #include "passes/fp8_rules.h"
 #include "passes/match.h"
 #include "passes/pass.h"
+#include "runtime/base/path.h"
 
 #include <string.h>
 
@@ -82,16 +83,10 @@ typedef struct carver {
 } carver;
 
 static mc_str
-join(mc_arena *arena, mc_str scope, mc_str path)
-{
-    return scope.len ? mc_strf(arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(path)) : path;
-}
-
-static mc_str
 full_path(const carver *c, mc_str scope, const mc_op *weight)
 {
     mc_str path = mc_attr_str(weight, "path");
-    return mc_attr_bool(weight, "root") ? path : join(c->pass->scratch, scope, path);
+    return mc_attr_bool(weight, "root") ? path : mc_path_join(c->pass->scratch, scope, path);
 }
 
 static int
@@ -194,7 +189,7 @@ note_readers(carver *c, const mc_func *f, mc_str scope, int depth)
         if (op->opcode == MC_OP_WEIGHT && !only_matmuls(&op->results[0]))
             mc_map_set(&c->other_readers, full_path(c, scope, op), op);
         if (op->opcode != MC_OP_CALL) continue;
-        mc_str inner = join(c->pass->scratch, scope, mc_attr_str(op, "scope"));
+        mc_str inner = mc_path_join(c->pass->scratch, scope, mc_attr_str(op, "scope"));
         if (!note_readers(c, mc_attr_func(op, "callee"), inner, depth + 1)) return false;
     }
     return true;
@@ -240,7 +235,7 @@ visit(carver *c, mc_func *f, mc_str scope, int depth)
         if (op->opcode == MC_OP_WEIGHT) mc_buf_putc(&key, v->verdicts[n++] == TO_FP8 ? '+' : '-');
         if (op->opcode != MC_OP_CALL) continue;
         version *callee =
-            visit(c, mc_attr_func(op, "callee"), join(scratch, scope, mc_attr_str(op, "scope")), depth + 1);
+            visit(c, mc_attr_func(op, "callee"), mc_path_join(scratch, scope, mc_attr_str(op, "scope")), depth + 1);
         ok = ok && callee;
         if (!ok) break;
         mc_vec_push(scratch, &v->callees, callee);

@@ -28,7 +28,5 @@ typedef struct mc_fp8_rules {
 /* False: E0506 says what is wrong. The rules are in the arena and borrow from text. */
 bool mc_fp8_rules_parse(mc_str text, mc_arena *arena, mc_diags *diags, mc_fp8_rules *out);
 mc_fp8_choice mc_fp8_rules_choose(mc_fp8_rules *rules, mc_str role, mc_str path);
-/* `**` matches any number of path parts, `*` any run of characters within one. */
-bool mc_path_matches(mc_str glob, mc_str path);
 
 #endif

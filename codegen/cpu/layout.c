@@ -3,6 +3,7 @@
  * of a weight inside a call is a constant of the caller (weight_base), and only the tables grow with the depth. */
 #include "codegen/cpu/select.h"
 #include "codegen/cpu/target.h"
+#include "runtime/base/path.h"
 
 #include <string.h>
 
@@ -144,14 +145,6 @@ lay_signature(mc_cpu_plan *p, const mc_func *model, int n_outputs)
 
 /* ---- weights and states of instances ---------------------------------------------------------------------------- */
 
-static mc_str
-join(mc_cpu_plan *p, mc_str scope, mc_str path)
-{
-    if (!scope.len) return path;
-    if (!path.len) return scope;
-    return mc_strf(p->arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(path));
-}
-
 /* The operand named `port` of `op` when it is a packed weight. */
 static const mc_op *
 packed_operand(const mc_op *op, const char *port)
@@ -182,19 +175,6 @@ scaled_weight(const mc_op *op)
     return (mc_str){0};
 }
 
-/* Whether a gradient is of a parameter that is frozen, but not everywhere its function is called (passes/autodiff.c).
- */
-static bool
-is_frozen(const mc_cpu_plan *p, mc_str path)
-{
-    mc_str all = mc_module_meta(p->module, "train.frozen_paths");
-    for (size_t begin = 0, end; begin < all.len; begin = end + 1) {
-        for (end = begin; end < all.len && all.data[end] != ','; end++) continue;
-        if (mc_str_eq(mc_str_slice(all, begin, end), path)) return true;
-    }
-    return false;
-}
-
 static void
 add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
 {
@@ -202,8 +182,8 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
     mc_str prefix = mc_attr_bool(op, "root") ? (mc_str){0} : scope;
     mc_str path2 = mc_attr_str(op, "path2"), scale_of = scaled_weight(op), layout_name = mc_attr_str(op, "layout");
     bool pair = mc_str_is(layout_name, "pair_panels");
-    moec_abi_weight w = {.path = c_string(p, join(p, prefix, mc_attr_str(op, "path"))),
-                         .path2 = path2.len ? c_string(p, join(p, prefix, path2)) : NULL,
+    moec_abi_weight w = {.path = c_string(p, mc_path_join(p->arena, prefix, mc_attr_str(op, "path"))),
+                         .path2 = path2.len ? c_string(p, mc_path_join(p->arena, prefix, path2)) : NULL,
                          .role = c_string(p, mc_attr_str(op, "role")),
                          .dtype = t->dtype,
                          .layout = pair                               ? MOEC_ABI_PAIR_PANELS
@@ -213,7 +193,8 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
                          .nr = (uint32_t)mc_attr_int(op, "nr"),
                          .rank = t->rank,
                          .init = c_string(p, mc_attr_str(op, "init"))};
-    if (w.layout == MOEC_ABI_GRAD) w.nr = is_frozen(p, mc_str_of(w.path));
+    if (w.layout == MOEC_ABI_GRAD) /* frozen here, but not everywhere its function is called (passes/autodiff.c) */
+        w.nr = mc_path_matches_any(mc_module_meta(p->module, "train.frozen"), mc_str_of(w.path));
     if (t->rank > 4) {
         mc_cpu_refuse(p, "a weight has more than 4 axes");
         return;
@@ -221,7 +202,7 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
     for (int i = 0; i < t->rank; i++) w.dims[i] = mc_cpu_need_const(p, t->dims[i], "an axis of a weight");
     if (pair) w.dims[t->rank - 2] /= 2;
     if (scale_of.len) {
-        w.scale_of = c_string(p, join(p, prefix, scale_of));
+        w.scale_of = c_string(p, mc_path_join(p->arena, prefix, scale_of));
         w.block[0] = w.block[1] = 128;
     }
     mc_vec_push(p->arena, &p->weights, w);
@@ -255,7 +236,7 @@ static void
 add_state(mc_cpu_plan *p, const mc_op *op, mc_str scope, int number)
 {
     mc_str name = mc_strf(p->arena, "%s%d", mc_op_info_of(op)->text, number);
-    moec_abi_state s = {.name = c_string(p, join(p, scope, name)),
+    moec_abi_state s = {.name = c_string(p, mc_path_join(p->arena, scope, name)),
                         .kind = op->opcode == MC_OP_CACHE ? 0 : 1,
                         .bytes = state_bytes(p, op)};
     mc_vec_push(p->arena, &p->states, s);
@@ -274,7 +255,7 @@ add_instance(mc_cpu_plan *p, const mc_func *f, mc_str scope)
     MC_FOR_OPS(op, f)
     {
         if (op->opcode == MC_OP_CALL)
-            add_instance(p, mc_attr_func(op, "callee"), join(p, scope, mc_attr_str(op, "scope")));
+            add_instance(p, mc_attr_func(op, "callee"), mc_path_join(p->arena, scope, mc_attr_str(op, "scope")));
     }
 }
 

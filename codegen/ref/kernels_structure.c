@@ -1,16 +1,9 @@
 /* Weights, constants, calls: the ops whose results are not computed but fetched. A weight stays in its storage dtype
  * and in the provider's memory; kernels widen elements as they read them. */
 #include "codegen/ref/num.h"
+#include "runtime/base/path.h"
 
 #include <string.h>
-
-static mc_str
-join(mc_arena *arena, mc_str scope, mc_str path)
-{
-    if (!scope.len) return path;
-    if (!path.len) return scope;
-    return mc_strf(arena, "%.*s.%.*s", MC_FMT(scope), MC_FMT(path));
-}
 
 static bool
 fetch(mc_ref_op *k, const mc_ref_weight_request *want, mc_ref_tensor *out)
@@ -33,7 +26,7 @@ fetch(mc_ref_op *k, const mc_ref_weight_request *want, mc_ref_tensor *out)
 static mc_str
 full_path(mc_ref_op *k, mc_str path)
 {
-    return mc_attr_bool(k->op, "root") ? path : join(k->arena, k->frame->scope, path);
+    return mc_attr_bool(k->op, "root") ? path : mc_path_join(k->arena, k->frame->scope, path);
 }
 
 static mc_ref_weight_request
@@ -137,7 +130,7 @@ mc_ref_CALL(mc_ref_op *k)
 {
     mc_ref_tensor *args = MC_NEW_N(k->arena, mc_ref_tensor, k->n_in);
     for (int i = 0; i < k->n_in; i++) args[i] = *k->in[i];
-    mc_str scope = join(k->arena, k->frame->scope, mc_attr_str(k->op, "scope"));
+    mc_str scope = mc_path_join(k->arena, k->frame->scope, mc_attr_str(k->op, "scope"));
     return mc_ref_invoke(k, mc_attr_func(k->op, "callee"), scope, k->frame->expert, args, k->n_in, k->out,
                          k->op->n_results);
 }

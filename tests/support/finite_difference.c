@@ -3,9 +3,9 @@
 #include "tests/support/finite_difference.h"
 
 #include "ir/op.h"
-#include "passes/fp8_rules.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/hash.h"
+#include "runtime/base/path.h"
 #include "tests/support/synthetic.h"
 
 #include <math.h>
@@ -296,17 +296,6 @@ compare_tensor(mc_fd *fd, mc_fd_tensor *t, int per_tensor, uint64_t seed, uint64
     }
 }
 
-static bool
-is_frozen(const mc_fd *fd, mc_str path)
-{
-    mc_str globs = mc_module_meta(fd->options.module, "train.frozen");
-    for (size_t begin = 0, end; begin < globs.len; begin = end + 1) {
-        for (end = begin; end < globs.len && globs.data[end] != ','; end++) continue;
-        if (mc_path_matches(mc_str_slice(globs, begin, end), path)) return true;
-    }
-    return false;
-}
-
 mc_fd_report
 mc_fd_compare(mc_fd *fd, int per_tensor)
 {
@@ -315,10 +304,11 @@ mc_fd_compare(mc_fd *fd, int per_tensor)
     mc_arena_reset(fd->scratch);
     if (!run_forward(fd, fd->scratch, results)) return (mc_fd_report){.worst = INFINITY, .text = "forward fails"};
     uint64_t decisions = fd->decisions, seed = fd->options.seed * 0x3779;
+    mc_str frozen = mc_module_meta(fd->options.module, "train.frozen");
     for (size_t i = 0; i < fd->inputs.n; i++)
         compare_tensor(fd, &fd->inputs.items[i], per_tensor, ++seed, decisions, &r);
     for (size_t i = 0; i < fd->params.n; i++)
-        if (!is_frozen(fd, fd->params.items[i]->name))
+        if (!mc_path_matches_any(frozen, fd->params.items[i]->name))
             compare_tensor(fd, fd->params.items[i], per_tensor, ++seed, decisions, &r);
     return r;
 }

@@ -15,6 +15,7 @@
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
 #include "runtime/base/map.h"
+#include "runtime/base/path.h"
 #include "runtime/base/vec.h"
 
 static mc_arena *arena;
@@ -231,6 +232,67 @@ START_TEST(doubles_read_back)
 }
 END_TEST
 
+/* ---- paths ---- */
+
+START_TEST(paths_join)
+{
+    ck_assert_str_eq(mc_path_join(arena, MC_STR("layers.3"), MC_STR("mlp.gate")).data, "layers.3.mlp.gate");
+    ck_assert(mc_str_is(mc_path_join(arena, MC_STR(""), MC_STR("head")), "head"));
+    ck_assert(mc_str_is(mc_path_join(arena, MC_STR("layers.3"), mc_str_of(NULL)), "layers.3"));
+    ck_assert_uint_eq(mc_path_join(arena, MC_STR(""), MC_STR("")).len, 0);
+}
+END_TEST
+
+static const struct {
+    const char *glob, *path;
+    bool matches;
+} globs[] = {
+    {"a.b", "a.b", true},
+    {"a.b", "a", false},
+    {"a", "a.b", false},
+    {"*", "a", true},
+    {"*", "a.b", false},
+    {"a.*.c", "a.b.c", true},
+    {"a.*.c", "a.b.b.c", false},
+    {"**", "a.b.c", true},
+    {"layers.0.**", "layers.0.q.weight", true},
+    {"layers.0.**", "layers.0", true},
+    {"layers.0.**", "layers.01.q", false},
+    {"**.weight", "weight", true},
+    {"**.weight", "a.b.weight", true},
+    {"**.weight", "a.weight.b", false},
+    {"**.experts.*.up*", "l.3.experts.7.up_proj", true},
+    {"**.experts.*.up*", "l.3.experts.7.down_proj", false},
+    {"a.**.b.**.c", "a.x.b.b.y.c", true},
+    {"a.**.b.**.c", "a.x.y.c", false},
+    {"l*.*_proj.w", "layers.q_proj.w", true},
+    {"l*.*_proj.w", "layers.q_proj_x.w", false},
+    {"", "a", false},
+};
+
+START_TEST(globs_match_paths)
+{
+    bool m = mc_path_matches(mc_str_of(globs[_i].glob), mc_str_of(globs[_i].path));
+    ck_assert_msg(m == globs[_i].matches, "%s on %s", globs[_i].glob, globs[_i].path);
+}
+END_TEST
+
+START_TEST(lists_of_globs_are_read_in_order)
+{
+    mc_str list = MC_STR("embed,**.norm,,head.*"), glob;
+    static const char *const PARTS[] = {"embed", "**.norm", "", "head.*"};
+    size_t at = 0, n = 0;
+    for (; mc_path_next_glob(list, &at, &glob); n++) {
+        ck_assert_uint_lt(n, 4);
+        ck_assert(mc_str_is(glob, PARTS[n]));
+    }
+    ck_assert_uint_eq(n, 4);
+    ck_assert(mc_path_matches_any(list, MC_STR("embed")) && mc_path_matches_any(list, MC_STR("head.w")));
+    ck_assert(mc_path_matches_any(list, MC_STR("layers.3.norm")) && !mc_path_matches_any(list, MC_STR("embed.w")));
+    ck_assert(!mc_path_matches_any(MC_STR(""), MC_STR("embed")));
+}
+END_TEST
+
 /* ---- files ---- */
 
 static void
@@ -405,6 +467,9 @@ main(void)
     tcase_add_test(all, nearest_offers_only_what_is_near);
     tcase_add_test(all, buffers_grow);
     tcase_add_test(all, doubles_read_back);
+    tcase_add_test(all, paths_join);
+    tcase_add_loop_test(all, globs_match_paths, 0, (int)(sizeof globs / sizeof globs[0]));
+    tcase_add_test(all, lists_of_globs_are_read_in_order);
     tcase_add_test(all, files_are_written_whole);
     tcase_add_test(all, abandoned_files_leave_nothing);
     tcase_add_test(all, a_full_disk_keeps_the_old_file);

@@ -533,40 +533,6 @@ END_TEST
  * --------------------------------------------------------------------------------------------------------- */
 
 static const struct {
-    const char *glob, *path;
-    bool matches;
-} globs[] = {
-    {"a.b", "a.b", true},
-    {"a.b", "a", false},
-    {"a", "a.b", false},
-    {"*", "a", true},
-    {"*", "a.b", false},
-    {"a.*.c", "a.b.c", true},
-    {"a.*.c", "a.b.b.c", false},
-    {"**", "a.b.c", true},
-    {"layers.0.**", "layers.0.q.weight", true},
-    {"layers.0.**", "layers.0", true},
-    {"layers.0.**", "layers.01.q", false},
-    {"**.weight", "weight", true},
-    {"**.weight", "a.b.weight", true},
-    {"**.weight", "a.weight.b", false},
-    {"**.experts.*.up*", "l.3.experts.7.up_proj", true},
-    {"**.experts.*.up*", "l.3.experts.7.down_proj", false},
-    {"a.**.b.**.c", "a.x.b.b.y.c", true},
-    {"a.**.b.**.c", "a.x.y.c", false},
-    {"l*.*_proj.w", "layers.q_proj.w", true},
-    {"l*.*_proj.w", "layers.q_proj_x.w", false},
-    {"", "a", false},
-};
-
-START_TEST(test_globs)
-{
-    bool m = mc_path_matches(mc_str_of(globs[_i].glob), mc_str_of(globs[_i].path));
-    ck_assert_msg(m == globs[_i].matches, "%s on %s", globs[_i].glob, globs[_i].path);
-}
-END_TEST
-
-static const struct {
     const char *lines, *role, *path;
     mc_fp8_choice choice;
 } choices[] = {
@@ -654,7 +620,6 @@ main(void)
     tcase_add_loop_test(tc, test_internal_errors, 0, COUNT(liars));
     tcase_add_test(tc, test_secret_change_is_trusted_without_the_check);
     tcase_add_loop_test(tc, test_every_file, 0, COUNT(folders));
-    tcase_add_loop_test(tc, test_globs, 0, COUNT(globs));
     tcase_add_loop_test(tc, test_fp8_choices, 0, COUNT(choices));
     tcase_add_loop_test(tc, test_fp8_lines_refused, 0, COUNT(bad_lines));
     suite_add_tcase(suite, tc);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "ir/print.h"
+#include "tests/support/messages.h"
 
 void
 mc_ir_setup(mc_ir_fixture *x)
@@ -62,9 +63,7 @@ mc_ir_print(mc_ir_fixture *x, const mc_module *m)
 mc_str
 mc_ir_messages(mc_ir_fixture *x)
 {
-    mc_buf text = {0};
-    for (size_t i = 0; i < x->diags.list.n; i++) mc_diag_render(&x->diags, &x->diags.list.items[i], false, &text);
-    return take(x, &text);
+    return mc_messages(&x->diags);
 }
 
 bool

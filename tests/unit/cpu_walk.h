@@ -8,6 +8,7 @@
 #include "codegen/cpu/llvm_jit.h"
 #include "codegen/ref/interp.h"
 #include "runtime/base/dtype.h"
+#include "tests/support/messages.h"
 #include "tests/support/poisoned.h"
 
 #include <check.h>
@@ -90,9 +91,7 @@ walk_pack(const moec_abi_weight *w, walk_source source)
 static inline void
 walk_fail(const mc_diags *d)
 {
-    mc_buf text = {0};
-    for (size_t i = 0; i < d->list.n; i++) mc_diag_render(d, &d->list.items[i], false, &text);
-    ck_abort_msg("%s", text.data ? text.data : "no diagnostic");
+    ck_abort_msg("%s", d->list.n ? mc_messages(d).data : "no diagnostic");
 }
 
 static inline void

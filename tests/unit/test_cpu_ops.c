@@ -1,23 +1,19 @@
 /* The CPU backend against the interpreter: every file of tests/exec, through the fused and the unfused pipeline, with
  * 1, 2, 3 and 7 threads, whose results must be equal bit for bit; and in pieces, which must give the bits of the whole.
  */
-#define _DEFAULT_SOURCE /* scandir */
 #include "codegen/cpu/cpu.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
+#include "tests/support/golden.h"
 #include "tests/unit/cpu_walk.h"
 
-#include <dirent.h>
 #include <stdio.h>
 
-#ifndef MOEC_SOURCE_DIR
-#define MOEC_SOURCE_DIR "."
-#endif
-#define EXEC_DIR MOEC_SOURCE_DIR "/tests/exec"
+#define EXEC_DIR "tests/exec"
 
-enum { MAX_FILES = 256, MAX_OUTPUTS = 64, MAX_STEPS = 32 };
-static char *files[MAX_FILES];
-static int n_files;
+enum { MAX_OUTPUTS = 64, MAX_STEPS = 32 };
+static mc_arena *files_arena;
+static mc_paths files;
 
 /* ---- cases ----------------------------------------------------------------------------------------------------------
  */
@@ -229,39 +225,15 @@ check_pieces(const char *path, const char *pipeline)
 /* ---- tests
  * -------------------------------------------------------------------------------------------------------------- */
 
-static int
-is_moir(const struct dirent *d)
-{
-    size_t n = strlen(d->d_name);
-    return n > 5 && strcmp(d->d_name + n - 5, ".moir") == 0;
-}
-
-static void
-list_files(void)
-{
-    struct dirent **entries;
-    int n = scandir(EXEC_DIR, &entries, is_moir, alphasort);
-    for (int i = 0; i < n; i++) {
-        char *path = malloc(strlen(EXEC_DIR) + strlen(entries[i]->d_name) + 2);
-        sprintf(path, "%s/%s", EXEC_DIR, entries[i]->d_name);
-        free(entries[i]);
-        if (n_files < MAX_FILES)
-            files[n_files++] = path;
-        else
-            free(path);
-    }
-    if (n >= 0) free(entries);
-}
-
 START_TEST(exec_file)
 {
-    run_file(files[_i / 2], _i % 2 ? "@unfused" : "@default");
+    run_file(files.items[_i / 2], _i % 2 ? "@unfused" : "@default");
 }
 END_TEST
 
 START_TEST(pieces)
 {
-    check_pieces(files[_i / 2], _i % 2 ? "@unfused" : "@default");
+    check_pieces(files.items[_i / 2], _i % 2 ? "@unfused" : "@default");
 }
 END_TEST
 
@@ -275,17 +247,18 @@ enum { PIECES = 2 };
 int
 main(void)
 {
-    list_files();
+    files_arena = mc_arena_create();
+    files = mc_golden_find(files_arena, EXEC_DIR, ".moir");
     Suite *s = suite_create("cpu_ops");
     TCase *t = tcase_create("cpu_ops");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, exec_file, 0, 2 * n_files);
-    tcase_add_loop_test(t, pieces, 0, PIECES * n_files);
+    tcase_add_loop_test(t, exec_file, 0, 2 * (int)files.n);
+    tcase_add_loop_test(t, pieces, 0, PIECES * (int)files.n);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);
     int failed = srunner_ntests_failed(r);
     srunner_free(r);
-    for (int i = 0; i < n_files; i++) free(files[i]);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    mc_arena_destroy(files_arena);
+    return failed || !files.n ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -6,10 +6,7 @@
 
 #include <stdio.h>
 
-#ifndef MOEC_SOURCE_DIR
-#define MOEC_SOURCE_DIR "."
-#endif
-#define EXEC_DIR MOEC_SOURCE_DIR "/tests/exec/"
+#define EXEC_DIR "tests/exec/"
 
 static mc_arena *arena;
 static mc_sources sources;

@@ -1,25 +1,20 @@
 /* A whole step of training on the CPU backend: every file of tests/grad, compiled through the pipeline of training,
  * must give the outputs and gradients that the interpreter gives in f64 for the same plan, with the same bits for 1, 2
  * and 3 threads, saved or computed again; and gradients add to what is there, or are not wanted. */
-#define _DEFAULT_SOURCE /* scandir */
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
 #include "tests/support/finite_difference.h"
 #include "tests/support/gen_module.h"
+#include "tests/support/golden.h"
 #include "tests/unit/cpu_walk.h"
 
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 
-#ifndef MOEC_SOURCE_DIR
-#define MOEC_SOURCE_DIR "."
-#endif
-#define GRAD_DIR MOEC_SOURCE_DIR "/tests/grad"
+#define GRAD_DIR "tests/grad"
 
-enum { MAX_FILES = 100 };
-static char *files[MAX_FILES];
-static int n_files;
+static mc_arena *files_arena;
+static mc_paths files;
 
 /* A step, compiled and interpreted. Buffers of the step lie in args: x..., y..., saved... and then x..., saved...,
  * dy..., dx.... */
@@ -334,7 +329,7 @@ lower(step *s, mc_module *m, const char *pipeline)
 START_TEST(file)
 {
     step s;
-    open_step(&s, files[_i]);
+    open_step(&s, files.items[_i]);
     mc_exec_case *c = mc_exec_load(s.name, s.arena, &s.diags);
     lower(&s, c ? c->module : NULL, pipelines[0]);
     const mc_exec_step *given = &c->steps.items[0];
@@ -372,30 +367,6 @@ START_TEST(program)
 }
 END_TEST
 
-static int
-is_moir(const struct dirent *d)
-{
-    size_t n = strlen(d->d_name);
-    return n > 5 && strcmp(d->d_name + n - 5, ".moir") == 0;
-}
-
-static void
-list_files(void)
-{
-    struct dirent **entries;
-    int n = scandir(GRAD_DIR, &entries, is_moir, alphasort);
-    for (int i = 0; i < n; i++) {
-        char *path = malloc(strlen(GRAD_DIR) + strlen(entries[i]->d_name) + 2);
-        sprintf(path, "%s/%s", GRAD_DIR, entries[i]->d_name);
-        free(entries[i]);
-        if (n_files < MAX_FILES)
-            files[n_files++] = path;
-        else
-            free(path);
-    }
-    if (n >= 0) free(entries);
-}
-
 /* Sanitizers look at our code, of which a few programs reach all; truth is for the plain build. */
 #ifdef __SANITIZE_ADDRESS__
 enum { N_PROGRAMS = 6 };
@@ -407,17 +378,18 @@ int
 main(void)
 {
     const char *more = getenv("MOEC_GRAD_PROGRAMS");
-    list_files();
+    files_arena = mc_arena_create();
+    files = mc_golden_find(files_arena, GRAD_DIR, ".moir");
     Suite *suite = suite_create("cpu_train");
     TCase *t = tcase_create("cpu_train");
     tcase_set_timeout(t, 120);
-    tcase_add_loop_test(t, file, 0, n_files);
+    tcase_add_loop_test(t, file, 0, (int)files.n);
     tcase_add_loop_test(t, program, 0, more ? atoi(more) : N_PROGRAMS);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);
     int failed = srunner_ntests_failed(r);
     srunner_free(r);
-    for (int i = 0; i < n_files; i++) free(files[i]);
-    return failed || !n_files ? EXIT_FAILURE : EXIT_SUCCESS;
+    mc_arena_destroy(files_arena);
+    return failed || !files.n ? EXIT_FAILURE : EXIT_SUCCESS;
 }

@@ -7,6 +7,7 @@
 #include "passes/pass.h"
 #include "tests/support/close.h"
 #include "tests/support/gen_module.h"
+#include "tests/support/messages.h"
 
 #include <check.h>
 #include <stdio.h>
@@ -24,17 +25,6 @@ typedef struct rig {
     bool *seen; /* by opcode; may be NULL */
 } rig;
 
-static const char *
-all_diags(const mc_diags *d)
-{
-    static char text[2000];
-    mc_buf buf = {0};
-    for (size_t i = 0; i < d->list.n; i++) mc_diag_render(d, &d->list.items[i], false, &buf);
-    snprintf(text, sizeof text, "%s", buf.data ? buf.data : "");
-    mc_buf_fini(&buf);
-    return text;
-}
-
 static void
 rig_open(rig *r, uint64_t seed, bool by_token, bool continuous)
 {
@@ -44,7 +34,7 @@ rig_open(rig *r, uint64_t seed, bool by_token, bool continuous)
     r->synthetic.bf16_grid = true; /* packing widens vectors: bf16 and f32 must hold the same */
     mc_gen_options options = {.seed = seed, .n_blocks = N_BLOCKS, .by_token = by_token, .continuous = continuous};
     r->module = mc_gen_module(&options, &r->diags);
-    ck_assert_msg(r->module != NULL, "seed %d: %s", (int)seed, all_diags(&r->diags));
+    ck_assert_msg(r->module != NULL, "seed %d: %s", (int)seed, mc_messages(&r->diags).data);
 }
 
 static void
@@ -78,7 +68,7 @@ interpreter(rig *r, const mc_module *m, mc_ref_precision precision)
     options.record_user = r->seen;
     mc_ref *ref = mc_ref_create(m, &options, &r->diags);
     if (!ref) show(r);
-    ck_assert_msg(ref != NULL, "seed %d: %s", (int)r->seed, all_diags(&r->diags));
+    ck_assert_msg(ref != NULL, "seed %d: %s", (int)r->seed, mc_messages(&r->diags).data);
     return ref;
 }
 
@@ -96,7 +86,7 @@ run(rig *r, mc_ref *ref, const mc_module *m, mc_ref_state *state, int64_t S, uin
     mc_gen_inputs(m, r->seed * 100 + part, 2, S, r->arena, inputs);
     bool ok = mc_ref_run(ref, state, inputs, MC_GEN_INPUTS, r->arena, out, n_results(m));
     if (!ok) show(r);
-    ck_assert_msg(ok, "seed %d: %s", (int)r->seed, all_diags(&r->diags));
+    ck_assert_msg(ok, "seed %d: %s", (int)r->seed, mc_messages(&r->diags).data);
 }
 
 START_TEST(text_reads_back)
@@ -106,12 +96,12 @@ START_TEST(text_reads_back)
     rig_open(&r, (uint64_t)_i, false, false);
     bool good = mc_module_verify(r.module, &r.diags);
     if (!good) show(&r);
-    ck_assert_msg(good, "seed %d: %s", _i, all_diags(&r.diags));
+    ck_assert_msg(good, "seed %d: %s", _i, mc_messages(&r.diags).data);
     mc_module_print(r.module, &first);
     mc_sources sources = {.arena = r.arena};
     uint32_t file = mc_sources_add(&sources, MC_STR("generated"), mc_buf_view(&first));
     mc_module *again = mc_module_read(&sources, file, &r.diags);
-    ck_assert_msg(again != NULL, "seed %d: %s", _i, all_diags(&r.diags));
+    ck_assert_msg(again != NULL, "seed %d: %s", _i, mc_messages(&r.diags).data);
     mc_module_print(again, &second);
     ck_assert_str_eq(first.data, second.data);
     mc_module_destroy(again);
@@ -157,7 +147,7 @@ START_TEST(steps_equal_whole)
     mc_ref_tensor inputs[MC_GEN_INPUTS], part[MC_GEN_INPUTS], whole[MAX_OUTPUTS], out[MAX_OUTPUTS];
     mc_gen_inputs(r.module, r.seed, 2, 6, r.arena, inputs);
     int n = n_results(r.module);
-    ck_assert_msg(mc_ref_run(ref, NULL, inputs, MC_GEN_INPUTS, r.arena, whole, n), "%s", all_diags(&r.diags));
+    ck_assert_msg(mc_ref_run(ref, NULL, inputs, MC_GEN_INPUTS, r.arena, whole, n), "%s", mc_messages(&r.diags).data);
     mc_ref_state *state = mc_ref_state_create();
     for (int p = 0; p < 3; p++) {
         int64_t begin = mc_ref_state_past(state);
@@ -185,7 +175,7 @@ check_pipeline(rig *r, const char *pipeline)
     options.verify_each = options.roundtrip_each = options.check_unchanged = true;
     bool ok = mc_run_pipeline(r->module, mc_str_of(pipeline), &options, &r->diags);
     if (!ok) show(r);
-    ck_assert_msg(ok, "seed %d, %s: %s", (int)r->seed, pipeline, all_diags(&r->diags));
+    ck_assert_msg(ok, "seed %d, %s: %s", (int)r->seed, pipeline, mc_messages(&r->diags).data);
     state = mc_ref_state_create();
     ref = interpreter(r, r->module, MC_REF_F32);
     for (uint64_t i = 0; i < 2; i++) {
@@ -252,12 +242,12 @@ note_training_ops(uint64_t seed, bool *seen)
     mc_diags_init(&r.diags, r.arena, NULL);
     mc_gen_options options = {.seed = seed, .n_blocks = N_BLOCKS, .trainable = true};
     r.module = mc_gen_module(&options, &r.diags);
-    ck_assert_msg(r.module != NULL, "seed %d: %s", (int)seed, all_diags(&r.diags));
+    ck_assert_msg(r.module != NULL, "seed %d: %s", (int)seed, mc_messages(&r.diags).data);
     note_ops(r.module, seen);
     if (seed % 2) mc_module_set_meta(r.module, MC_STR("train"), MC_STR("aux switch"));
     mc_pass_options how = mc_pass_options_default();
     bool ok = mc_run_pipeline(r.module, MC_STR(pipeline), &how, &r.diags);
-    ck_assert_msg(ok || (seed % 2 && r.diags.list.items[0].code == MC_E0509), "%s", all_diags(&r.diags));
+    ck_assert_msg(ok || (seed % 2 && r.diags.list.items[0].code == MC_E0509), "%s", mc_messages(&r.diags).data);
     if (ok) note_ops(r.module, seen);
     rig_close(&r);
 }

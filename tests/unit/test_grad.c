@@ -1,16 +1,16 @@
 /* Derivatives are true: the files of tests/grad (at least one for each rule of passes/derivatives.def) against finite
  * differences in f64 and against numbers printed elsewhere, fused and unfused, with everything saved and with
  * everything computed again. */
-#define _POSIX_C_SOURCE 200809L /* scandir */
 #include "ir/op.h"
 #include "ir/print.h"
 #include "passes/derive.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
 #include "tests/support/finite_difference.h"
+#include "tests/support/golden.h"
+#include "tests/support/messages.h"
 
 #include <check.h>
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,35 +27,11 @@ static const char *const pipelines[] = {BEFORE FUSED "autodiff",
                                         BEFORE FUSED "autodiff,canonicalize,cse,dce,fuse-grad",
                                         BEFORE FUSED "autodiff{recompute=1},canonicalize,cse,dce,fuse-grad",
                                         "@train"};
-enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, RECOMPUTE = 1, MAX_FILES = 100, ALL = 200 };
+enum { N_PIPELINES = sizeof pipelines / sizeof *pipelines, RECOMPUTE = 1, ALL = 200 };
 static const double limit = 1e-6, same_limit = 1e-9;
 
-static char *files[MAX_FILES];
-static int n_files;
-
-static int
-is_moir(const struct dirent *d)
-{
-    size_t n = strlen(d->d_name);
-    return n > 5 && strcmp(d->d_name + n - 5, ".moir") == 0;
-}
-
-static void
-list_files(void)
-{
-    struct dirent **entries;
-    int n = scandir(GRAD_DIR, &entries, is_moir, alphasort);
-    for (int i = 0; i < n; i++) {
-        char *path = malloc(strlen(GRAD_DIR) + strlen(entries[i]->d_name) + 2);
-        sprintf(path, "%s/%s", GRAD_DIR, entries[i]->d_name);
-        free(entries[i]);
-        if (n_files < MAX_FILES)
-            files[n_files++] = path;
-        else
-            free(path);
-    }
-    if (n >= 0) free(entries);
-}
+static mc_arena *files_arena;
+static mc_paths files;
 
 typedef struct rig {
     const char *path;
@@ -65,28 +41,17 @@ typedef struct rig {
     mc_fd fd;
 } rig;
 
-static const char *
-all_diags(const mc_diags *d)
-{
-    static char text[2000];
-    mc_buf buf = {0};
-    for (size_t i = 0; i < d->list.n; i++) mc_diag_render(d, &d->list.items[i], false, &buf);
-    snprintf(text, sizeof text, "%s", buf.data ? buf.data : "");
-    mc_buf_fini(&buf);
-    return text;
-}
-
 static void
 load(rig *r, const char *path, const char *pipeline)
 {
     *r = (rig){.path = path, .arena = mc_arena_create()};
     mc_diags_init(&r->diags, r->arena, NULL);
     r->c = mc_exec_load(path, r->arena, &r->diags);
-    ck_assert_msg(r->c != NULL, "%s", all_diags(&r->diags));
+    ck_assert_msg(r->c != NULL, "%s", mc_messages(&r->diags).data);
     mc_pass_options options = mc_pass_options_default();
     options.verify_each = options.roundtrip_each = true;
     bool ok = mc_run_pipeline(r->c->module, mc_str_of(pipeline), &options, &r->diags);
-    ck_assert_msg(ok, "%s, %s: %s", path, pipeline, all_diags(&r->diags));
+    ck_assert_msg(ok, "%s, %s: %s", path, pipeline, mc_messages(&r->diags).data);
 }
 
 static void
@@ -102,7 +67,7 @@ differentiate(rig *r, const char *path, const char *pipeline)
                              .seed = 1,
                              .cotangents = step->cotangents.n ? step->cotangents.items : NULL};
     bool ok = mc_fd_open(&r->fd, &options, step->inputs.items, (int)step->inputs.n);
-    ck_assert_msg(ok, "%s, %s: %s", path, pipeline, all_diags(&r->diags));
+    ck_assert_msg(ok, "%s, %s: %s", path, pipeline, mc_messages(&r->diags).data);
     if (step->cotangents.n) ck_assert_uint_eq(step->cotangents.n, r->fd.cotangents.n);
 }
 
@@ -148,7 +113,7 @@ check_forward(rig *r, rig *plain)
     int n = mc_module_model(plain->c->module)->last->n_operands;
     mc_ref_tensor *out = MC_NEW_N(plain->arena, mc_ref_tensor, n);
     bool ok = ref && mc_ref_run(ref, NULL, step->inputs.items, (int)step->inputs.n, plain->arena, out, n);
-    ck_assert_msg(ok, "%s: %s", r->path, all_diags(&plain->diags));
+    ck_assert_msg(ok, "%s: %s", r->path, mc_messages(&plain->diags).data);
     for (int i = 0; i < n; i++) {
         mc_close_report c = mc_close_exact(MC_ARRAY(r->fd.outputs[i]), MC_ARRAY(out[i]));
         ck_assert_msg(c.ok, "%s: autodiff changed output %d: %s", r->path, i, c.text);
@@ -178,16 +143,16 @@ check_differences(rig *r)
 START_TEST(gradients_are_true)
 {
     rig first, other;
-    differentiate(&first, files[_i], pipelines[0]);
+    differentiate(&first, files.items[_i], pipelines[0]);
     check_printed(&first);
-    load(&other, files[_i], BEFORE "dce");
+    load(&other, files.items[_i], BEFORE "dce");
     check_forward(&first, &other);
     finish(&other);
-    if (!is_golden(files[_i])) check_differences(&first);
+    if (!is_golden(files.items[_i])) check_differences(&first);
     for (int i = 1; i < N_PIPELINES; i++) {
-        differentiate(&other, files[_i], pipelines[i]);
+        differentiate(&other, files.items[_i], pipelines[i]);
         double distance = mc_fd_distance(&other.fd, &first.fd), most = i == RECOMPUTE ? 0 : same_limit;
-        ck_assert_msg(distance <= most, "%s, %s: gradients differ by %.3g", files[_i], pipelines[i], distance);
+        ck_assert_msg(distance <= most, "%s, %s: gradients differ by %.3g", files.items[_i], pipelines[i], distance);
         finish(&other);
     }
     finish(&first);
@@ -199,9 +164,9 @@ START_TEST(every_rule_has_a_case)
 {
     bool seen[MC_N_OPCODES] = {0};
     int missing = 0;
-    for (int i = 0; i < 2 * n_files; i++) {
+    for (size_t i = 0; i < 2 * files.n; i++) {
         rig r;
-        load(&r, files[i / 2], i % 2 ? BEFORE "dce" : BEFORE FUSED "dce");
+        load(&r, files.items[i / 2], i % 2 ? BEFORE "dce" : BEFORE FUSED "dce");
         MC_FOR_FUNCS(f, r.c->module)
         {
             MC_FOR_OPS(op, f) seen[op->opcode] = true;
@@ -236,11 +201,12 @@ END_TEST
 int
 main(void)
 {
-    list_files();
+    files_arena = mc_arena_create();
+    files = mc_golden_find(files_arena, GRAD_DIR, ".moir");
     Suite *suite = suite_create("grad");
     TCase *c = tcase_create("grad");
     tcase_set_timeout(c, 120);
-    tcase_add_loop_test(c, gradients_are_true, 0, n_files);
+    tcase_add_loop_test(c, gradients_are_true, 0, (int)files.n);
     tcase_add_test(c, every_rule_has_a_case);
     tcase_add_test(c, a_wrong_gradient_is_found);
     suite_add_tcase(suite, c);
@@ -248,6 +214,6 @@ main(void)
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
-    for (int i = 0; i < n_files; i++) free(files[i]);
-    return failed || n_files == 0;
+    mc_arena_destroy(files_arena);
+    return failed || !files.n;
 }

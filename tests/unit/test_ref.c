@@ -1,61 +1,23 @@
 /* The interpreter: every file of tests/exec, each op of the table at least once, and what files cannot say: rounding to
  * f32, weights that do not fit, the recorder. */
-#define _POSIX_C_SOURCE 200809L /* scandir */
 #include "codegen/ref/interp.h"
 #include "ir/op.h"
 #include "ir/print.h"
 #include "tests/support/exec_case.h"
+#include "tests/support/golden.h"
+#include "tests/support/messages.h"
 
 #include <check.h>
-#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef MOEC_SOURCE_DIR
-#define MOEC_SOURCE_DIR "."
-#endif
-#define EXEC_DIR MOEC_SOURCE_DIR "/tests/exec"
+#define EXEC_DIR "tests/exec"
 
-enum { MAX_FILES = 256, MAX_OUTPUTS = MC_MAX_RANK * 16 };
-static char *files[MAX_FILES];
-static int n_files;
-
-static int
-is_moir(const struct dirent *d)
-{
-    size_t n = strlen(d->d_name);
-    return n > 5 && strcmp(d->d_name + n - 5, ".moir") == 0;
-}
-
-static void
-list_files(void)
-{
-    struct dirent **entries;
-    int n = scandir(EXEC_DIR, &entries, is_moir, alphasort);
-    for (int i = 0; i < n; i++) {
-        char *path = malloc(strlen(EXEC_DIR) + strlen(entries[i]->d_name) + 2);
-        sprintf(path, "%s/%s", EXEC_DIR, entries[i]->d_name);
-        free(entries[i]);
-        if (n_files < MAX_FILES)
-            files[n_files++] = path;
-        else
-            free(path);
-    }
-    if (n >= 0) free(entries);
-}
-
-static const char *
-all_diags(const mc_diags *d)
-{
-    static char text[2000];
-    mc_buf buf = {0};
-    for (size_t i = 0; i < d->list.n; i++) mc_diag_render(d, &d->list.items[i], false, &buf);
-    snprintf(text, sizeof text, "%s", buf.data ? buf.data : "");
-    mc_buf_fini(&buf);
-    return text;
-}
+enum { MAX_OUTPUTS = MC_MAX_RANK * 16 };
+static mc_arena *files_arena;
+static mc_paths files;
 
 /* ---- files ---- */
 
@@ -81,12 +43,12 @@ player_open(player *p, const char *path, mc_ref_precision precision)
     *p = (player){.path = path, .arena = mc_arena_create()};
     mc_diags_init(&p->diags, p->arena, NULL);
     p->c = mc_exec_load(path, p->arena, &p->diags);
-    ck_assert_msg(p->c != NULL, "%s", all_diags(&p->diags));
+    ck_assert_msg(p->c != NULL, "%s", mc_messages(&p->diags).data);
     mc_ref_options options = {.precision = precision, .weight = mc_exec_weight, .weight_user = p->c};
     options.record = note_op;
     options.record_user = p;
     p->ref = mc_ref_create(p->c->module, &options, &p->diags);
-    ck_assert_msg(p->ref != NULL, "%s: %s", path, all_diags(&p->diags));
+    ck_assert_msg(p->ref != NULL, "%s: %s", path, mc_messages(&p->diags).data);
     for (size_t i = 0; i < p->c->sets.n; i++)
         ck_assert(mc_ref_set_symbol(p->ref, p->c->sets.items[i].name, p->c->sets.items[i].value));
     p->n_outputs = mc_module_model(p->c->module)->last->n_operands;
@@ -126,7 +88,7 @@ check_failure(player *p, size_t index, bool ok)
     mc_code want = p->c->steps.items[index].fails;
     ck_assert_msg(!ok, "%s: run %zu succeeds but %s is wanted", p->path, index, mc_code_name(want));
     ck_assert_msg(p->diags.list.n == 1 && p->diags.list.items[0].code == want, "%s: run %zu: wanted %s, got %s",
-                  p->path, index, mc_code_name(want), all_diags(&p->diags));
+                  p->path, index, mc_code_name(want), mc_messages(&p->diags).data);
     mc_diags_init(&p->diags, p->arena, &p->c->sources);
 }
 
@@ -144,7 +106,7 @@ play(player *p)
             ck_assert_int_eq(mc_ref_state_past(state), past);
             continue;
         }
-        ck_assert_msg(ok, "%s: run %zu: %s", p->path, i, all_diags(&p->diags));
+        ck_assert_msg(ok, "%s: run %zu: %s", p->path, i, mc_messages(&p->diags).data);
         check_step(p, i, outputs);
     }
     mc_ref_state_destroy(state);
@@ -153,7 +115,7 @@ play(player *p)
 START_TEST(exec_file)
 {
     player p;
-    player_open(&p, files[_i / 2], _i % 2 ? MC_REF_F64 : MC_REF_F32);
+    player_open(&p, files.items[_i / 2], _i % 2 ? MC_REF_F64 : MC_REF_F32);
     play(&p);
     player_close(&p);
 }
@@ -201,7 +163,7 @@ play_pieces(player *p, const mc_exec_step *step)
             inputs[i] = cut(&step->inputs.items[i], axis, begin, length, p->arena);
         }
         bool ok = mc_ref_run(p->ref, state, inputs, n, p->arena, part, p->n_outputs);
-        ck_assert_msg(ok, "%s: %s", p->path, all_diags(&p->diags));
+        ck_assert_msg(ok, "%s: %s", p->path, mc_messages(&p->diags).data);
         for (int i = 0; i < p->n_outputs; i++) {
             int axis = axis_of_s(p->c->module, model->last->operands[i].value->type);
             mc_ref_tensor want = cut(&whole[i], axis, begin, length, p->arena);
@@ -215,7 +177,7 @@ play_pieces(player *p, const mc_exec_step *step)
 START_TEST(steps_equal_whole)
 {
     player p;
-    player_open(&p, files[_i / 2], _i % 2 ? MC_REF_F64 : MC_REF_F32);
+    player_open(&p, files.items[_i / 2], _i % 2 ? MC_REF_F64 : MC_REF_F32);
     if (p.c->steps.items[0].pieces.n) play_pieces(&p, &p.c->steps.items[0]);
     player_close(&p);
 }
@@ -234,9 +196,9 @@ START_TEST(every_op_runs)
 {
     bool seen[MC_N_OPCODES] = {0};
     int missing = 0;
-    for (int f = 0; f < n_files; f++) {
+    for (size_t f = 0; f < files.n; f++) {
         player p;
-        player_open(&p, files[f], MC_REF_F32);
+        player_open(&p, files.items[f], MC_REF_F32);
         play(&p);
         for (int i = 0; i < MC_N_OPCODES; i++) seen[i] |= p.seen[i];
         player_close(&p);
@@ -288,14 +250,14 @@ bench_open(bench *b, const char *text, mc_ref_options options)
     mc_diags_init(&b->diags, b->arena, &b->sources);
     uint32_t file = mc_sources_add(&b->sources, MC_STR("here"), mc_str_of(text));
     b->module = mc_module_read(&b->sources, file, &b->diags);
-    ck_assert_msg(b->module != NULL, "%s", all_diags(&b->diags));
+    ck_assert_msg(b->module != NULL, "%s", mc_messages(&b->diags).data);
     mc_synthetic_init(&b->synthetic, b->arena, 1);
     if (!options.weight) {
         options.weight = mc_ref_synthetic_weight;
         options.weight_user = &b->synthetic;
     }
     b->ref = mc_ref_create(b->module, &options, &b->diags);
-    ck_assert_msg(b->ref != NULL, "%s", all_diags(&b->diags));
+    ck_assert_msg(b->ref != NULL, "%s", mc_messages(&b->diags).data);
 }
 
 static void
@@ -511,7 +473,7 @@ START_TEST(accumulate_tells_the_path)
         if (!deaf) options.accumulate = note_gradient;
         bench_open(&b, effects_text, options);
         mc_ref_tensor in = {.dtype = MOEC_F32, .rank = 1, .dims = {3}, .n = 3, .data = (float[]){1, 2, 3}}, out;
-        ck_assert_msg(mc_ref_run(b.ref, NULL, &in, 1, b.arena, &out, 1), "%s", all_diags(&b.diags));
+        ck_assert_msg(mc_ref_run(b.ref, NULL, &in, 1, b.arena, &out, 1), "%s", mc_messages(&b.diags).data);
         bench_close(&b);
     }
     ck_assert_str_eq(seen.data, "layers.0.w 1 2 3\ntop.w 1 2 3\nlayers.1.w 1 2 3\ntop.w 1 2 3\n");
@@ -551,12 +513,13 @@ END_TEST
 int
 main(void)
 {
-    list_files();
+    files_arena = mc_arena_create();
+    files = mc_golden_find(files_arena, EXEC_DIR, ".moir");
     Suite *suite = suite_create("ref");
     TCase *exec = tcase_create("exec"), *own = tcase_create("own");
     tcase_set_timeout(exec, 120);
-    tcase_add_loop_test(exec, exec_file, 0, 2 * n_files);
-    tcase_add_loop_test(exec, steps_equal_whole, 0, 2 * n_files);
+    tcase_add_loop_test(exec, exec_file, 0, 2 * (int)files.n);
+    tcase_add_loop_test(exec, steps_equal_whole, 0, 2 * (int)files.n);
     tcase_add_test(exec, every_op_runs);
     tcase_add_test(exec, precisions_agree);
     suite_add_tcase(suite, exec);
@@ -572,6 +535,6 @@ main(void)
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
-    for (int i = 0; i < n_files; i++) free(files[i]);
-    return failed || n_files == 0;
+    mc_arena_destroy(files_arena);
+    return failed || !files.n;
 }

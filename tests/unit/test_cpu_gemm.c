@@ -5,6 +5,7 @@
 #include "codegen/cpu/llvm_emit.h"
 #include "codegen/cpu/llvm_jit.h"
 #include "runtime/base/dtype.h"
+#include "tests/support/assembly.h"
 
 #include <check.h>
 #include <math.h>
@@ -406,23 +407,6 @@ END_TEST
 
 /* ---- code that cannot be run here: look at its text -------------------------------------------------------------- */
 
-static int
-spills_in_loops(const char *text, const char *function)
-{
-    const char *at = strstr(text, function), *end = at ? strstr(at, "Lfunc_end") : NULL;
-    ck_assert_msg(at && end, "no %s in the assembly", function);
-    int n = 0, depth = 0;
-    for (; at < end; at = strchr(at, '\n') + 1) {
-        const char *newline = strchr(at, '\n');
-        char line[256] = {0};
-        memcpy(line, at, (size_t)(newline - at) < sizeof line ? (size_t)(newline - at) : sizeof line - 1);
-        if ((strstr(line, "LBB") && strchr(line, ':')) || strstr(line, "%bb.")) depth = 0;
-        if (strstr(line, "Depth=")) depth = 1;
-        if (depth && (strstr(line, "Spill") || strstr(line, "Reload"))) n++;
-    }
-    return n;
-}
-
 /* _i: which target. The weights that are widened in registers, at full height. */
 START_TEST(test_no_spills)
 {
@@ -438,8 +422,8 @@ START_TEST(test_no_spills)
     for (int w = 0; w < LENGTH(DTYPES); w++)
         for (int rows = 1; rows <= t.mr; rows++) {
             const char *name = mc_strf(arena, "\ntile_%s_%dx1:", moec_dtype_name(DTYPES[w]), rows).data;
-            ck_assert_msg(spills_in_loops(text.data, name) == 0, "%s, %s: %d spills in the loop", t.name, name + 1,
-                          spills_in_loops(text.data, name));
+            int n = mc_spills_in_loops(text.data, name);
+            ck_assert_msg(n == 0, "%s, %s: %d spills in the loop", t.name, name + 1, n);
         }
     mc_buf_fini(&text);
     mc_kb_destroy(kb);

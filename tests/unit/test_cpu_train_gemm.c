@@ -6,6 +6,7 @@
 #include "codegen/cpu/llvm_emit.h"
 #include "codegen/cpu/llvm_jit.h"
 #include "codegen/cpu/train_gemm.h"
+#include "tests/support/assembly.h"
 
 #include <check.h>
 #include <math.h>
@@ -374,23 +375,6 @@ END_TEST
 
 /* ---- code that cannot be run here: look at its text -------------------------------------------------------------- */
 
-static int
-spills_in_loops(const char *text, const char *function)
-{
-    const char *at = strstr(text, function), *end = at ? strstr(at, "Lfunc_end") : NULL;
-    ck_assert_msg(at && end, "no %s in the assembly", function);
-    int n = 0, depth = 0;
-    for (; at < end; at = strchr(at, '\n') + 1) {
-        const char *newline = strchr(at, '\n');
-        char line[256] = {0};
-        memcpy(line, at, (size_t)(newline - at) < sizeof line ? (size_t)(newline - at) : sizeof line - 1);
-        if ((strstr(line, "LBB") && strchr(line, ':')) || strstr(line, "%bb.")) depth = 0;
-        if (strstr(line, "Depth=")) depth = 1;
-        if (depth && (strstr(line, "Spill") || strstr(line, "Reload"))) n++;
-    }
-    return n;
-}
-
 /* _i: which target. */
 START_TEST(test_no_spills)
 {
@@ -404,7 +388,7 @@ START_TEST(test_no_spills)
     for (int rows = 1; rows <= t.mr + 1; rows++) {
         const char *form = rows > t.mr ? "panel" : "";
         const char *name = mc_strf(arena, "\ntrain_tile_%s%d:", form, rows > t.mr ? t.mr : rows).data;
-        int n = spills_in_loops(text.data, name);
+        int n = mc_spills_in_loops(text.data, name);
         ck_assert_msg(n == 0, "%s, %s: %d spills in the loop", t.name, name + 1, n);
     }
     mc_buf_fini(&text);

@@ -19,8 +19,9 @@ mc_train_round(size_t n)
     return (n + MC_TRAIN_ALIGN - 1) / MC_TRAIN_ALIGN * MC_TRAIN_ALIGN;
 }
 
-size_t
-mc_train_table_bytes(const moec_model *model)
+/* Of the workspace: what the plan's tables need, before anything else is known. */
+static size_t
+plan_bytes(const moec_model *model)
 {
     return mc_train_round(mc_exec_table_bytes(model->abi));
 }
@@ -67,7 +68,7 @@ mc_train_lay(const moec_model *model, mc_exec *x, bool backward, uint32_t n_thre
 {
     const moec_abi_model *m = model->abi;
     const moec_abi_func *f = &m->funcs[backward ? m->backward : m->entry];
-    size_t at = mc_train_table_bytes(model), slab, spare, zeros = 0, saved, scratch;
+    size_t at = plan_bytes(model), slab, spare, zeros = 0, saved, scratch;
     moec_status s = mc_exec_prepare(x, backward ? m->backward : m->entry, &slab, error);
     if (s != MOEC_OK) return s;
     bool ok = table_bytes(m->saved, NULL, m->n_saved, x->syms, false, &saved) && add(&saved, sizeof(mc_saved_header));
@@ -135,7 +136,7 @@ moec_train_query(const moec_model *model, const moec_limit *dims, size_t n_dims,
     mc_fault e = {{0}};
     *out_sizes = (moec_train_sizes){0};
     moec_status s = trainable(model, &e);
-    void *tables = s == MOEC_OK ? malloc(mc_train_table_bytes(model)) : NULL;
+    void *tables = s == MOEC_OK ? malloc(plan_bytes(model)) : NULL;
     if (s == MOEC_OK && !tables) s = mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
     if (s == MOEC_OK) {
         mc_exec x;
@@ -149,8 +150,8 @@ moec_train_query(const moec_model *model, const moec_limit *dims, size_t n_dims,
 /* ---- a step -------------------------------------------------------------------------------------------------------
  */
 
-mc_saved_header
-mc_saved_header_of(const moec_model *model, const mc_exec *x, size_t n_bytes)
+static mc_saved_header
+saved_header_of(const moec_model *model, const mc_exec *x, size_t n_bytes)
 {
     return (mc_saved_header){.magic = SAVED_MAGIC,
                              .plan = model->abi->hash,
@@ -171,7 +172,7 @@ check_saved(const moec_model *model, const moec_train_call *c, bool backward, co
                        c->saved_bytes, l->saved_bytes);
     if (!backward) return MOEC_OK;
     const mc_saved_header *have = c->saved;
-    mc_saved_header want = mc_saved_header_of(model, x, l->saved_bytes);
+    mc_saved_header want = saved_header_of(model, x, l->saved_bytes);
     if (have->magic != want.magic)
         return mc_fail(e, MOEC_ERR_MISMATCH, "saved was not written by a forward (or has been overwritten)");
     if (have->plan != want.plan)
@@ -188,7 +189,7 @@ check_workspace(const moec_model *model, const moec_train_call *c, mc_fault *e)
     if (!c->workspace || (uintptr_t)c->workspace % MC_TRAIN_ALIGN)
         return mc_fail(e, MOEC_ERR_ARGUMENT, "workspace is missing or not at a multiple of %d bytes",
                        (int)MC_TRAIN_ALIGN);
-    if (c->workspace_bytes < mc_train_table_bytes(model))
+    if (c->workspace_bytes < plan_bytes(model))
         return mc_fail(e, MOEC_ERR_ARGUMENT, "workspace has %zu bytes, too few (moec_train_query)", c->workspace_bytes);
     for (size_t i = 0; i < sizeof c->reserved / sizeof *c->reserved; i++)
         if (c->reserved[i]) return mc_fail(e, MOEC_ERR_ARGUMENT, "reserved fields of the call are not zero");
@@ -226,7 +227,7 @@ run(const moec_model *model, const moec_train_call *given, bool backward, mc_fau
     x.scratch_stride = l.scratch_stride;
     x.slab = base + l.slab;
     x.weights = weights;
-    if (!backward) *(mc_saved_header *)c.saved = mc_saved_header_of(model, &x, l.saved_bytes);
+    if (!backward) *(mc_saved_header *)c.saved = saved_header_of(model, &x, l.saved_bytes);
     if (c.threads) pthread_mutex_lock(&c.threads->busy);
     mc_exec_run(&x, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args);
     if (c.threads) pthread_mutex_unlock(&c.threads->busy);

@@ -20,8 +20,6 @@ typedef struct mc_train_layout {
 /* Computes the layout for x->syms; x is placed and gets its tables. Errors: RANGE, MEMORY (sizes overflow). */
 moec_status mc_train_lay(const moec_model *model, mc_exec *x, bool backward, uint32_t n_threads, mc_train_layout *out,
                          mc_fault *error) MOEC_MUST_USE;
-/* Bytes of the workspace that the plan's tables need, before anything else is known. */
-size_t mc_train_table_bytes(const moec_model *model);
 size_t mc_train_round(size_t n);
 
 /* Checks the call and fills `args` (the function's formals, then its results) and `weights`. Writes to the workspace
@@ -33,6 +31,5 @@ moec_status mc_train_bind(const moec_model *model, const moec_train_call *call, 
 typedef struct mc_saved_header {
     uint64_t magic, plan, sizes, n_bytes, reserved[4];
 } mc_saved_header;
-mc_saved_header mc_saved_header_of(const moec_model *model, const mc_exec *x, size_t n_bytes);
 
 #endif

@@ -10,7 +10,6 @@
 #include "bench/cpu_limits.h"
 #include "codegen/cpu/gemm.h"
 #include "codegen/cpu/llvm_emit.h"
-#include "codegen/cpu/llvm_jit.h"
 #include "runtime/base/clock.h"
 #include "runtime/base/dtype.h"
 
@@ -241,14 +240,6 @@ bench_dense(bench *b, int which, int64_t m, int64_t n_columns, int64_t k)
 
 /* ---- setup ---------------------------------------------------------------------------------------------------- */
 
-static moec_kernel_fn *
-symbol(mc_jit *jit, const char *name, mc_diags *d)
-{
-    uintptr_t address = mc_jit_symbol(jit, name, d);
-    if (!address) exit(1);
-    return (moec_kernel_fn *)address;
-}
-
 static mc_jit *
 make_kernels(bench *b, mc_arena *arena)
 {
@@ -267,8 +258,8 @@ make_kernels(bench *b, mc_arena *arena)
     mc_kb_destroy(kb);
     mc_jit *layer = mc_jit_load(object.data, object.len, &d);
     if (!layer) exit(1);
-    b->up = symbol(layer, up, &d);
-    b->down = symbol(layer, down, &d);
+    b->up = bench_kernel(layer, up, &d);
+    b->down = bench_kernel(layer, down, &d);
     printf("%s: the layer's kernels: IR %.1f ms, code %.1f ms, load %.1f ms, %zu bytes\n", target.cpu, (t1 - t0) * 1e3,
            (t2 - t1) * 1e3, (mc_thread_seconds() - t2) * 1e3, object.len);
     mc_jit_destroy(layer);
@@ -285,11 +276,11 @@ make_kernels(bench *b, mc_arena *arena)
     mc_kb_destroy(kb);
     mc_jit *jit = mc_jit_load(object.data, object.len, &d);
     if (!jit) exit(1);
-    b->up = symbol(jit, up, &d);
-    b->down = symbol(jit, down, &d);
-    for (int i = 0; i < N_DENSE; i++) b->linear[i] = symbol(jit, linear[i], &d);
-    b->limits.fma_loop = symbol(jit, "fma_loop", &d);
-    b->limits.read_loop = symbol(jit, "read_loop", &d);
+    b->up = bench_kernel(jit, up, &d);
+    b->down = bench_kernel(jit, down, &d);
+    for (int i = 0; i < N_DENSE; i++) b->linear[i] = bench_kernel(jit, linear[i], &d);
+    b->limits.fma_loop = bench_kernel(jit, "fma_loop", &d);
+    b->limits.read_loop = bench_kernel(jit, "read_loop", &d);
     b->limits.vl = target.vl;
     mc_buf_fini(&object);
     return jit;

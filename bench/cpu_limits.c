@@ -137,6 +137,14 @@ bench_add_limits(mc_kb *kb)
     add_read_loop(kb);
 }
 
+moec_kernel_fn *
+bench_kernel(mc_jit *jit, const char *name, mc_diags *diags)
+{
+    uintptr_t address = mc_jit_symbol(jit, name, diags);
+    if (!address) exit(1);
+    return (moec_kernel_fn *)address;
+}
+
 /* ---- measuring ------------------------------------------------------------------------------------------------ */
 
 enum { FMA_TURNS = 8000 };

@@ -4,6 +4,7 @@
 #define MC_BENCH_CPU_LIMITS_H
 
 #include "codegen/cpu/kb.h"
+#include "codegen/cpu/llvm_jit.h"
 
 enum { BENCH_MAX_THREADS = 64, LIMITS_TOP = 6 };
 
@@ -21,6 +22,8 @@ int team_size(const team *t);
  *   read_loop  ptr 0: memory, ptr 1: 64 bytes for the sum; i 0: bytes a stream, a multiple of 512; 4 streams end to end
  */
 void bench_add_limits(mc_kb *kb);
+/* A kernel of a loaded module; ends the program when it has none of this name. */
+moec_kernel_fn *bench_kernel(mc_jit *jit, const char *name, mc_diags *diags);
 
 typedef struct limits {
     team *team;

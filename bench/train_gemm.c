@@ -8,7 +8,6 @@
 #include "codegen/cpu/train_gemm.h"
 #include "bench/cpu_limits.h"
 #include "codegen/cpu/llvm_emit.h"
-#include "codegen/cpu/llvm_jit.h"
 #include "runtime/base/clock.h"
 
 #include <stdio.h>
@@ -174,14 +173,6 @@ bench_dense(bench *b)
     measure("linear_dw, added", &dw, flop);
 }
 
-static moec_kernel_fn *
-symbol(mc_jit *jit, const char *name, mc_diags *d)
-{
-    uintptr_t address = mc_jit_symbol(jit, name, d);
-    if (!address) exit(1);
-    return (moec_kernel_fn *)address;
-}
-
 static mc_jit *
 make_kernels(bench *b, mc_arena *arena)
 {
@@ -206,12 +197,12 @@ make_kernels(bench *b, mc_arena *arena)
     if (!jit) exit(1);
     mc_buf_fini(&object);
     for (int i = 0; i < N_KINDS; i++) {
-        b->kernels[i] = symbol(jit, mc_train_kernel_name((mc_train_kind)i), &d);
+        b->kernels[i] = bench_kernel(jit, mc_train_kernel_name((mc_train_kind)i), &d);
         size_t bytes = (mc_train_scratch_bytes(&target, (mc_train_kind)i) + 4095) & ~(size_t)4095;
         if (bytes > b->scratch_bytes) b->scratch_bytes = bytes;
     }
-    b->limits.fma_loop = symbol(jit, "fma_loop", &d);
-    b->limits.read_loop = symbol(jit, "read_loop", &d);
+    b->limits.fma_loop = bench_kernel(jit, "fma_loop", &d);
+    b->limits.read_loop = bench_kernel(jit, "read_loop", &d);
     b->limits.vl = target.vl;
     return jit;
 }

@@ -41,8 +41,7 @@ mc_autodiff_pair(const mc_autodiff *a, const mc_func *f)
     return mc_map_get(&a->pairs, f->name);
 }
 
-/* ---- what is trained ----------------------------------------------------------------------------------------------
- */
+/* ---- what is trained ------------------------------------------------------------------------------------------- */
 
 /* Instances share their function, so a parameter is left out only when it is frozen in all of them; where it is frozen
  * in some, those have no gradient at run time (their entries of the weight table, codegen/cpu/layout.c). */
@@ -123,8 +122,7 @@ find_trained(mc_autodiff *a)
     }
 }
 
-/* ---- activity -----------------------------------------------------------------------------------------------------
- */
+/* ---- activity -------------------------------------------------------------------------------------------------- */
 
 static bool
 any_active(const mc_op *op, const bool *active)
@@ -185,8 +183,7 @@ find_active_formals(mc_autodiff *a)
     }
 }
 
-/* ---- nothing is past ----------------------------------------------------------------------------------------------
- */
+/* ---- nothing is past ------------------------------------------------------------------------------------------- */
 
 static void
 forget_history(mc_module *m, mc_value *v, int past_and_new, int only_new)
@@ -233,8 +230,7 @@ remove_states(mc_autodiff *a)
     return true;
 }
 
-/* ---- one function -------------------------------------------------------------------------------------------------
- */
+/* ---- one function ---------------------------------------------------------------------------------------------- */
 
 static void
 add_tap(mc_autodiff *a, mc_pair *p, mc_str name, bool sum, mc_value *v, mc_builder *b)
@@ -331,8 +327,7 @@ differentiate(mc_autodiff *a, mc_pair *p)
     return extend_return(a, p);
 }
 
-/* ---- the pass -----------------------------------------------------------------------------------------------------
- */
+/* ---- the pass -------------------------------------------------------------------------------------------------- */
 
 static void
 set_list(mc_autodiff *a, const char *key, const mc_ints *list, int first, int n_more)

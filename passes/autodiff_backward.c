@@ -14,8 +14,7 @@ typedef struct mc_backward {
     mc_values x, saved, dy, dsums; /* formals */
 } mc_backward;
 
-/* ---- what rules call ----------------------------------------------------------------------------------------------
- */
+/* ---- what rules call ------------------------------------------------------------------------------------------- */
 
 bool
 mc_d_refuse(mc_derive *d, const char *why)
@@ -189,8 +188,7 @@ mc_d_reshape(mc_derive *d, mc_value *x, const mc_type *type)
     return !x || x->type == type ? x : mc_build_reshape(&d->b, x, type->dims, type->rank);
 }
 
-/* ---- the ops that are autodiff's own ------------------------------------------------------------------------------
- */
+/* ---- the ops that are autodiff's own --------------------------------------------------------------------------- */
 
 static bool
 derive_weight(mc_derive *d)
@@ -262,8 +260,7 @@ derive(mc_backward *w, mc_builder *b, const mc_op *op)
     return row->rule ? row->rule(&d) : mc_d_refuse(&d, "yet: the model cannot be trained through it");
 }
 
-/* ---- the function -------------------------------------------------------------------------------------------------
- */
+/* ---- the function ---------------------------------------------------------------------------------------------- */
 
 static mc_str
 derivative_name(mc_backward *w, const mc_value *v, const char *fallback, int i)

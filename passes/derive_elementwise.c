@@ -78,8 +78,7 @@ mc_derive_softmax(mc_derive *d)
     return mc_d_give(d, 0, mc_d_op2(d, MC_OP_SOFTMAX_GRAD, mc_d_result(d, 0), mc_d_of(d, 0)));
 }
 
-/* ---- norms: y = norm(x) * w + bias ---------------------------------------------------------------------------------
- */
+/* ---- norms: y = norm(x) * w + bias ----------------------------------------------------------------------------- */
 
 static mc_value *
 normalised(mc_derive *d, mc_value *x)

@@ -44,8 +44,7 @@ permute(mc_derive *d, mc_value *x, mc_value *rows, mc_value *offsets, mc_value *
     return build(d, MC_OP_MOE_PERMUTE, (mc_value *[]){x, rows, offsets, gates}, 4, 3);
 }
 
-/* ---- routing ------------------------------------------------------------------------------------------------------
- */
+/* ---- routing --------------------------------------------------------------------------------------------------- */
 
 /* Keys outside the best groups became -inf; nothing chosen lies there, so nothing flows there. */
 bool
@@ -107,8 +106,7 @@ mc_derive_moe_capacity(mc_derive *d)
     return derive_masked(d);
 }
 
-/* ---- dispatch and combine -----------------------------------------------------------------------------------------
- */
+/* ---- dispatch and combine -------------------------------------------------------------------------------------- */
 
 /* gates[r] = weights[slots[r]] */
 bool
@@ -164,8 +162,7 @@ mc_derive_moe_identity(mc_derive *d)
     return all && mc_d_give(d, 1, mc_build1(&d->b, MC_OP_ROUTE_MASK, (mc_value *[]){all, ids}, 2, &from, 1));
 }
 
-/* ---- experts ------------------------------------------------------------------------------------------------------
- */
+/* ---- experts --------------------------------------------------------------------------------------------------- */
 
 /* bias [E, O]: db[e] = the sum of the rows of expert e, a grouped_dw against ones */
 static bool
@@ -218,8 +215,7 @@ mc_derive_moe_ffn_down(mc_derive *d)
     return mc_d_give(d, W, build(d, MC_OP_GROUPED_DW, operands, 6, 3));
 }
 
-/* ---- losses -------------------------------------------------------------------------------------------------------
- */
+/* ---- losses ---------------------------------------------------------------------------------------------------- */
 
 bool
 mc_derive_moe_balance(mc_derive *d)

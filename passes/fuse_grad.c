@@ -54,8 +54,7 @@ not_fused(mc_pass *p, const mc_op *op, const char *what, const char *why)
     return MC_UNCHANGED;
 }
 
-/* ---- through the activation of experts -----------------------------------------------------------------------------
- */
+/* ---- through the activation of experts ------------------------------------------------------------------------- */
 
 typedef struct expert_grad {
     mc_op *grad, *scaled; /* glu_grad, mul */
@@ -146,8 +145,7 @@ fuse_experts(mc_pass *p, mc_op *grad)
     return MC_CHANGED;
 }
 
-/* ---- rows of experts back to tokens --------------------------------------------------------------------------------
- */
+/* ---- rows of experts back to tokens ---------------------------------------------------------------------------- */
 
 /* A plain moe.unpermute of what a grouped_dx made for nothing else, itself read once. */
 static mc_op *
@@ -220,8 +218,7 @@ fuse_sum(mc_pass *p, mc_op *add)
     return MC_UNCHANGED;
 }
 
-/* ---- residuals -----------------------------------------------------------------------------------------------------
- */
+/* ---- residuals ------------------------------------------------------------------------------------------------- */
 
 static mc_pass_result
 fuse_residual(mc_pass *p, mc_op *add)
@@ -244,8 +241,7 @@ fuse_residual(mc_pass *p, mc_op *add)
     return MC_UNCHANGED;
 }
 
-/* ---- gradients of parameters ---------------------------------------------------------------------------------------
- */
+/* ---- gradients of parameters ----------------------------------------------------------------------------------- */
 
 static bool
 adds_in_place(const mc_value *v)
@@ -288,8 +284,7 @@ move_up(mc_pass *p, mc_op *accumulate)
     return MC_CHANGED;
 }
 
-/* ---- the function --------------------------------------------------------------------------------------------------
- */
+/* ---- the function ---------------------------------------------------------------------------------------------- */
 
 static mc_pass_result
 sweep(mc_pass *p, mc_func *f, mc_opcode opcode, mc_pass_result (*fuse)(mc_pass *p, mc_op *op))

@@ -53,8 +53,7 @@ typedef struct watcher {
     bool any;
 } watcher;
 
-/* ---- the train block -----------------------------------------------------------------------------------------------
- */
+/* ---- the train block ------------------------------------------------------------------------------------------- */
 
 static bool
 refuse_setting(mc_diags *d, mc_str name, mc_str text)
@@ -117,8 +116,7 @@ read_settings(mc_pass *p, const mc_module *m, settings *out)
     return ok;
 }
 
-/* ---- routes --------------------------------------------------------------------------------------------------------
- */
+/* ---- routes ---------------------------------------------------------------------------------------------------- */
 
 /* The operand that carries the scores through an op that scales or shifts them by constants or per expert. */
 static mc_value *
@@ -235,8 +233,7 @@ find_site(watcher *w, mc_op *dispatch)
     return true;
 }
 
-/* ---- what is added -------------------------------------------------------------------------------------------------
- */
+/* ---- what is added --------------------------------------------------------------------------------------------- */
 
 static bool
 output(mc_builder *b, mc_value *x, mc_str name, bool sum)

@@ -36,8 +36,7 @@ trainable(const moec_model *model, mc_fault *e)
                    model->abi->name);
 }
 
-/* ---- sizes --------------------------------------------------------------------------------------------------------
- */
+/* ---- sizes ----------------------------------------------------------------------------------------------------- */
 
 static bool
 add(size_t *total, size_t n)
@@ -147,8 +146,7 @@ moec_train_query(const moec_model *model, const moec_limit *dims, size_t n_dims,
     return mc_give(error, &e, s);
 }
 
-/* ---- a step -------------------------------------------------------------------------------------------------------
- */
+/* ---- a step ---------------------------------------------------------------------------------------------------- */
 
 static mc_saved_header
 saved_header_of(const moec_model *model, const mc_exec *x, size_t n_bytes)
@@ -248,8 +246,7 @@ moec_train_backward(const moec_model *model, const moec_train_call *call, moec_e
     return mc_give(error, &e, run(model, call, true, &e));
 }
 
-/* ---- what a model has ---------------------------------------------------------------------------------------------
- */
+/* ---- what a model has ------------------------------------------------------------------------------------------ */
 
 bool
 moec_model_is_trainable(const moec_model *model)

@@ -198,8 +198,7 @@ mc_fd_param(const mc_fd *fd, const char *path)
     return mc_map_get(&fd->by_path, mc_str_of(path));
 }
 
-/* ---- differences ---------------------------------------------------------------------------------------------------
- */
+/* ---- differences ----------------------------------------------------------------------------------------------- */
 
 /* What is moved: tensor t by h * direction; direction is one element when `dense` is NULL. */
 typedef struct probe {

@@ -89,8 +89,7 @@ teardown(void)
 #define CODE(expression, code) ck_assert_msg((expression) == (code), "%s%s", out, err)
 #define SAYS(text, part) ck_assert_msg(strstr((text), (part)) != NULL, "\"%s\" does not say \"%s\"", (text), (part))
 
-/* ---- what needs no weights ----------------------------------------------------------------------------------------
- */
+/* ---- what needs no weights ------------------------------------------------------------------------------------- */
 
 START_TEST(help_and_info)
 {
@@ -174,8 +173,7 @@ START_TEST(exit_codes)
 }
 END_TEST
 
-/* ---- generation ---------------------------------------------------------------------------------------------------
- */
+/* ---- generation ------------------------------------------------------------------------------------------------ */
 
 /* The likeliest next id by the formula of the model. */
 static int
@@ -336,8 +334,7 @@ START_TEST(packed_file_of_ones_own)
 }
 END_TEST
 
-/* ---- plain tensors -------------------------------------------------------------------------------------------------
- */
+/* ---- plain tensors --------------------------------------------------------------------------------------------- */
 
 START_TEST(tensors_from_files)
 {
@@ -375,8 +372,7 @@ START_TEST(tensors_from_files)
 }
 END_TEST
 
-/* ---- .npy files -----------------------------------------------------------------------------------------------------
- */
+/* ---- .npy files ------------------------------------------------------------------------------------------------ */
 
 START_TEST(npy_round_trip)
 {

@@ -101,8 +101,7 @@ check(const char *text, check_kind kind, mc_tol_class class)
     pair_close(&f.p);
 }
 
-/* ---- gated units and elementwise ----------------------------------------------------------------------------------
- */
+/* ---- gated units and elementwise ------------------------------------------------------------------------------- */
 
 START_TEST(glu)
 {
@@ -207,8 +206,7 @@ START_TEST(unary_extremes)
 }
 END_TEST
 
-/* ---- along rows ---------------------------------------------------------------------------------------------------
- */
+/* ---- along rows ------------------------------------------------------------------------------------------------ */
 
 static const int ROWS[] = {1, 2, 7, 8, 16, 33, 100, 768};
 enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
@@ -276,8 +274,7 @@ START_TEST(renorm_signs)
 }
 END_TEST
 
-/* ---- shapes --------------------------------------------------------------------------------------------------------
- */
+/* ---- shapes ---------------------------------------------------------------------------------------------------- */
 
 /* Where the innermost axis is kept, an element is one chain in ascending order: the interpreter's bits. */
 static const struct {
@@ -416,8 +413,7 @@ START_TEST(forward)
 }
 END_TEST
 
-/* ---- accumulate ----------------------------------------------------------------------------------------------------
- */
+/* ---- accumulate ------------------------------------------------------------------------------------------------ */
 
 static bool
 ones(void *user, const mc_ref_weight_request *r, mc_ref_tensor *out)

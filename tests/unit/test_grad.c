@@ -79,8 +79,7 @@ finish(rig *r)
     mc_arena_destroy(r->arena);
 }
 
-/* ---- the files -----------------------------------------------------------------------------------------------------
- */
+/* ---- the files ------------------------------------------------------------------------------------------------- */
 
 static void
 check_printed(rig *r)
@@ -182,8 +181,7 @@ START_TEST(every_rule_has_a_case)
 }
 END_TEST
 
-/* ---- the comparison itself ------------------------------------------------------------------------------------------
- */
+/* ---- the comparison itself ------------------------------------------------------------------------------------- */
 
 /* A gradient that is off by one part in ten thousand must be found. */
 START_TEST(a_wrong_gradient_is_found)

@@ -95,8 +95,7 @@ check(make_fn *make, input_fn *input, const char *what, int number, int per_tens
     close_rig(&first);
 }
 
-/* ---- routes: the configurations of the design's oracle
- * ----------------------------------------------------------------- */
+/* ---- routes: the configurations of the design's oracle --------------------------------------------------------- */
 
 enum { SOFTMAX, SOFTMAX_RENORM, TOP_SOFTMAX, SIGMOID_BIAS, SIGMOID_BIAS_RENORM, N_ROUTERS };
 enum { DROPLESS, TAIL, SLOT_SCORE, BEFORE_RENORM, N_CAPACITIES };
@@ -225,8 +224,7 @@ START_TEST(routes)
 }
 END_TEST
 
-/* ---- families
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- families -------------------------------------------------------------------------------------------------- */
 
 static const char *const families[] = {"mixtral_tiny", "qwen2moe_tiny",   "qwen3moe_tiny",
                                        "olmoe_tiny",   "deepseekv3_tiny", "deepseekv3_noqlora_tiny"};
@@ -267,8 +265,7 @@ START_TEST(models)
 }
 END_TEST
 
-/* ---- random programs
- * -------------------------------------------------------------------------------------------------- */
+/* ---- random programs ------------------------------------------------------------------------------------------- */
 
 static mc_module *
 make_program(mc_ir_fixture *x, int number)

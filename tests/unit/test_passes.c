@@ -75,8 +75,7 @@ ends_with(mc_code code)
     ck_assert_str_eq(mc_code_name(diags.list.items[diags.list.n - 1].code), mc_code_name(code));
 }
 
-/* ---- pipelines -----------------------------------------------------------------------------------------------------
- */
+/* ---- pipelines ------------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *in, *out;
@@ -178,8 +177,7 @@ START_TEST(test_every_order_row_is_checked)
 }
 END_TEST
 
-/* ---- running -------------------------------------------------------------------------------------------------------
- */
+/* ---- running --------------------------------------------------------------------------------------------------- */
 
 typedef struct journal {
     mc_step_report steps[64];
@@ -355,8 +353,7 @@ START_TEST(test_malformed_input)
 }
 END_TEST
 
-/* ---- passes that break their contract
- * -------------------------------------------------------------------------------- */
+/* ---- passes that break their contract -------------------------------------------------------------------------- */
 
 static mc_pass_result
 change_in_secret(mc_pass *p, mc_module *m)
@@ -422,8 +419,7 @@ START_TEST(test_secret_change_is_trusted_without_the_check)
 }
 END_TEST
 
-/* ---- every module of the tree through the whole pipeline
- * -------------------------------------------------------------- */
+/* ---- every module of the tree through the whole pipeline ------------------------------------------------------- */
 
 static int64_t
 bytes_at(const mc_type *t, const int64_t *values)
@@ -529,8 +525,7 @@ START_TEST(test_every_file)
 }
 END_TEST
 
-/* ---- fp8 lines
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- fp8 lines ------------------------------------------------------------------------------------------------- */
 
 static const struct {
     const char *lines, *role, *path;

@@ -60,8 +60,7 @@ checking(void)
     return o;
 }
 
-/* ---- cases of tests/exec -------------------------------------------------------------------------------------------
- */
+/* ---- cases of tests/exec --------------------------------------------------------------------------------------- */
 
 typedef struct outcome { /* of one run */
     mc_code fails;       /* MC_N_CODES: it succeeded */
@@ -142,8 +141,7 @@ START_TEST(test_cases)
 }
 END_TEST
 
-/* ---- golden inputs with random weights ------------------------------------------------------------------------------
- */
+/* ---- golden inputs with random weights ------------------------------------------------------------------------- */
 
 typedef struct weights {
     mc_synthetic synthetic;

@@ -263,8 +263,7 @@ START_TEST(test_interpreter)
 }
 END_TEST
 
-/* ---- the same bits ------------------------------------------------------------------------------------------------
- */
+/* ---- the same bits --------------------------------------------------------------------------------------------- */
 
 static void
 run_both(mc_rig_step *s, mc_buf *out)
@@ -311,8 +310,7 @@ START_TEST(test_bits)
 }
 END_TEST
 
-/* ---- gradients that are wanted, and those that are not ------------------------------------------------------------
- */
+/* ---- gradients that are wanted, and those that are not --------------------------------------------------------- */
 
 /* A second backward of the same forward adds the same again; adding x to x is exact. */
 START_TEST(test_accumulates)
@@ -445,8 +443,7 @@ START_TEST(test_frozen_layer)
 }
 END_TEST
 
-/* ---- evaluation, and the other way to run a model -----------------------------------------------------------------
- */
+/* ---- evaluation, and the other way to run a model -------------------------------------------------------------- */
 
 /* Without a saved buffer the workspace has room for what is not kept; the outputs are the same bits. */
 START_TEST(test_evaluation)

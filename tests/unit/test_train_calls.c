@@ -60,8 +60,7 @@ expect_same(mc_buf *got, const mc_buf *want)
     mc_buf_fini(got);
 }
 
-/* ---- the same bits ------------------------------------------------------------------------------------------------
- */
+/* ---- the same bits --------------------------------------------------------------------------------------------- */
 
 START_TEST(test_threads)
 {
@@ -147,8 +146,7 @@ START_TEST(test_callers)
 }
 END_TEST
 
-/* ---- what may be left out -----------------------------------------------------------------------------------------
- */
+/* ---- what may be left out -------------------------------------------------------------------------------------- */
 
 START_TEST(test_frozen_parameters)
 {
@@ -306,8 +304,7 @@ START_TEST(test_accumulation)
 }
 END_TEST
 
-/* ---- what is refused ----------------------------------------------------------------------------------------------
- */
+/* ---- what is refused ------------------------------------------------------------------------------------------- */
 
 typedef struct fixture {
     mc_rig rig, other; /* other: the same with recompute, whose saved buffer is another plan's */
@@ -573,8 +570,7 @@ START_TEST(test_thread_counts)
 }
 END_TEST
 
-/* ---- balancing without a loss -------------------------------------------------------------------------------------
- */
+/* ---- balancing without a loss ---------------------------------------------------------------------------------- */
 
 START_TEST(test_bias)
 {

@@ -57,8 +57,7 @@ open_model(const moec_abi_model *abi, const char *path, const moec_weights_optio
     return s;
 }
 
-/* ---- binding: what is refused, and how it is said -------------------------------------------------------------------
- */
+/* ---- binding: what is refused, and how it is said -------------------------------------------------------------- */
 
 static moec_abi_weight
 weight(const char *path, moec_dtype dtype, int rank, int64_t a, int64_t b, int64_t c)
@@ -187,8 +186,7 @@ START_TEST(maps_are_tried)
 }
 END_TEST
 
-/* ---- packed files ---------------------------------------------------------------------------------------------------
- */
+/* ---- packed files ---------------------------------------------------------------------------------------------- */
 
 static moec_model *model;
 static moec_weights *weights;

@@ -1,6 +1,6 @@
 /* moec explain: the page of a diagnostic code. The pages of docs/errors travel inside moec. */
 #include "driver/command.h"
-#include "frontend/embedded.h"
+#include "runtime/base/embedded.h"
 
 #include <ctype.h>
 #include <stdio.h>

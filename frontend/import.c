@@ -4,7 +4,7 @@
 #include "frontend/import.h"
 
 #include "frontend/elab.h"
-#include "frontend/embedded.h"
+#include "runtime/base/embedded.h"
 #include "frontend/format.h"
 #include "frontend/lex.h"
 #include "frontend/walk.h"
@@ -335,7 +335,7 @@ read_model_type(mc_arena *arena, mc_str config, mc_diags *diags)
 static mc_str
 find_family(mc_arena *arena, mc_str model_type, mc_diags *diags)
 {
-    mc_str text = mc_str_is(model_type, "prelude") ? MC_STR("") : mc_embedded_find(model_type);
+    mc_str text = mc_str_is(model_type, "prelude") ? MC_STR("") : mc_embedded_find(mc_embedded_texts, model_type);
     if (text.len) return text;
     mc_buf known = {0};
     MC_VEC(mc_str) names = {0};

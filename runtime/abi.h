@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define MOEC_ABI_MAGIC 0x43454F4Du /* "MOEC" */
-#define MOEC_ABI_VERSION 2u
+#define MOEC_ABI_VERSION 3u
 
 /* mul * (product of up to three symbols) + add. Unused syms entries are 0xFF. */
 typedef struct moec_abi_expr {
@@ -137,6 +137,55 @@ typedef struct moec_abi_func {
     uint32_t first_slot, n_slots;
 } moec_abi_func;
 
+/* ---- code for GPUs --------------------------------------------------------------------------------------------
+ * A model for a GPU has `gpu` and no `kernels`. Its launches, refs, slots and expressions mean what they mean for a
+ * CPU; a kernel is a CUDA function that takes a moec_gpu_args by value, and its moec_gpu_maps when it has any. */
+
+typedef struct moec_gpu_args {
+    void *ptr[MOEC_ABI_MAX_PTRS];
+    int64_t i[MOEC_ABI_MAX_INTS]; /* never depends on a dimension of kind 2: kernels add *past themselves */
+    double f[MOEC_ABI_MAX_FLOATS];
+    const int64_t *past; /* device memory: positions already cached; null: 0 */
+    int64_t cache_cap;   /* positions that fit in each cache state */
+    void *scratch;       /* at least what the launch asked for, 256-byte aligned; holds anything */
+} moec_gpu_args;
+
+/* A grid has ceil(i[from] / div) + add blocks along an axis; with from = MOEC_ABI_GRID_ONE just `add`. A launch whose
+ * grid is empty is left out. */
+enum { MOEC_ABI_GRID_ONE = 0xFF, MOEC_ABI_MAX_MAPS = 4 };
+
+typedef struct moec_abi_grid_axis {
+    uint32_t from, div, add, reserved;
+} moec_abi_grid_axis;
+
+/* How the copy engine sees the dense row-major tensor at ptr[ptr] (cuTensorMapEncodeTiled). Axes from the innermost:
+ * i[dims[0]] elements, i[dims[1]] rows, i[dims[2]] matrices; box: elements of each axis that one copy moves. */
+typedef struct moec_abi_tensor_map {
+    uint32_t ptr, dtype, rank, swizzle; /* swizzle: 0, 32, 64 or 128 bytes */
+    uint32_t dims[4], box[4];
+} moec_abi_tensor_map;
+
+/* A kernel for one architecture. */
+typedef struct moec_abi_gpu_code {
+    uint32_t kernel;                         /* index into kernel_names, which is the function's name too */
+    uint32_t arch;                           /* 80, 89, 90 (sm_90a), 100 (sm_100a) */
+    uint32_t threads, shared_bytes, cluster; /* of a block; dynamic shared memory; blocks of a cluster, 1: none */
+    uint32_t per_sm; /* other than 0: at most this many blocks along x for each multiprocessor */
+    uint32_t n_maps, reserved;
+    moec_abi_grid_axis grid[3];
+    moec_abi_tensor_map maps[MOEC_ABI_MAX_MAPS];
+    const void *cubin;
+    uint64_t n_bytes;
+} moec_abi_gpu_code;
+
+typedef struct moec_abi_gpu {
+    const char *archs; /* "sm_80,sm_90a" */
+    const moec_abi_gpu_code *codes;
+    uint32_t n_codes;
+    uint32_t first_scratch, n_scratch; /* into exprs: scratch memory is the greatest of them, in bytes */
+    uint32_t reserved;
+} moec_abi_gpu;
+
 typedef struct moec_abi_model {
     uint32_t magic, version; /* MOEC_ABI_MAGIC, MOEC_ABI_VERSION: checked before anything else is read */
     const char *name;
@@ -177,6 +226,8 @@ typedef struct moec_abi_model {
     const uint32_t *cotangents, *input_grads;
     uint32_t backward, backward_weight_base;
     uint32_t n_saved, n_cotangents, n_input_grads, reserved;
+
+    const moec_abi_gpu *gpu; /* NULL: a model for a CPU */
 } moec_abi_model;
 
 /* Exported by every artefact under the name moec_abi_query_<name>: NULL when `version` is not one it can serve. */

@@ -89,7 +89,7 @@ load_scratch(mc_kb *kb, mc_attend *a)
 }
 
 static void
-load_arguments(mc_kb *kb, mc_attend *a, const mc_cpu_kernel *k)
+load_arguments(mc_kb *kb, mc_attend *a, const mc_plan_kernel *k)
 {
     *a = (mc_attend){.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]};
     a->rot = k->p[P_ROT];
@@ -472,7 +472,7 @@ attend_rows(mc_kb *kb, const mc_attend *a)
 }
 
 static void
-emit_attention(mc_kb *kb, const mc_cpu_kernel *k)
+emit_attention(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     mc_attend a;
@@ -528,43 +528,43 @@ parts_of(const mc_op *op)
 }
 
 static void
-give_arguments(mc_cpu_plan *p, const mc_op *op, const parts *a)
+give_arguments(mc_plan *p, const mc_op *op, const parts *a)
 {
     const mc_value *pointers[] = {a->q, a->k, a->v, mc_result(op, 0), a->sinks, a->select, a->q_rot, a->k_rot};
-    for (size_t i = 0; i < sizeof pointers / sizeof *pointers; i++) mc_cpu_ptr(p, pointers[i]);
-    for (int i = 0; i < 3; i++) mc_cpu_int(p, a->q->type->dims[i]);
-    mc_cpu_int(p, a->k_rot ? mc_dim_const(1) : a->k->type->dims[2]);
-    mc_cpu_int(p, a->k->type->dims[1]);
-    mc_cpu_const(p, mc_attr_int(op, "window"));
-    mc_cpu_const(p, mc_attr_int(op, "chunk"));
-    mc_cpu_const(p, mc_cpu_in_state(a->k));
-    mc_cpu_const(p, mc_cpu_in_state(a->v));
-    mc_cpu_int(p, a->select ? a->select->type->dims[2] : mc_dim_const(0));
-    mc_cpu_const(p, a->k_rot && mc_cpu_in_state(a->k_rot));
-    mc_cpu_float(p, mc_attr_float(op, "scale"));
-    mc_cpu_float(p, mc_attr_float(op, "softcap"));
+    for (size_t i = 0; i < sizeof pointers / sizeof *pointers; i++) mc_plan_ptr(p, pointers[i]);
+    for (int i = 0; i < 3; i++) mc_plan_int(p, a->q->type->dims[i]);
+    mc_plan_int(p, a->k_rot ? mc_dim_const(1) : a->k->type->dims[2]);
+    mc_plan_int(p, a->k->type->dims[1]);
+    mc_plan_const(p, mc_attr_int(op, "window"));
+    mc_plan_const(p, mc_attr_int(op, "chunk"));
+    mc_plan_const(p, mc_plan_in_state(a->k));
+    mc_plan_const(p, mc_plan_in_state(a->v));
+    mc_plan_int(p, a->select ? a->select->type->dims[2] : mc_dim_const(0));
+    mc_plan_const(p, a->k_rot && mc_plan_in_state(a->k_rot));
+    mc_plan_float(p, mc_attr_float(op, "scale"));
+    mc_plan_float(p, mc_attr_float(op, "softcap"));
 }
 
 void
-mc_cpu_select_attention(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_attention(mc_plan *p, const mc_op *op)
 {
     parts a = parts_of(op);
     for (int i = 0; i < 4; i++) {
         if (mc_operand(op, i) && mc_operand(op, i)->type->dtype != MOEC_F32) {
-            mc_cpu_refuse(p, "an operand is not f32");
+            mc_plan_refuse(p, "an operand is not f32");
             return;
         }
     }
-    int64_t width = mc_cpu_need_const(p, mc_type_last(a.q->type), "the width of a head");
-    int64_t value = mc_cpu_need_const(p, mc_type_last(a.v->type), "the width of a value");
-    int64_t rot = a.k_rot ? mc_cpu_need_const(p, mc_type_last(a.k_rot->type), "the width of a rotated key") : 0;
+    int64_t width = mc_plan_need_const(p, mc_type_last(a.q->type), "the width of a head");
+    int64_t value = mc_plan_need_const(p, mc_type_last(a.v->type), "the width of a value");
+    int64_t rot = a.k_rot ? mc_plan_need_const(p, mc_type_last(a.k_rot->type), "the width of a rotated key") : 0;
     mc_dim group; /* query heads of a key head: a step of one position has as many rows */
     bool few = !a.k_rot && mc_dim_div(a.q->type->dims[2], a.k->type->dims[2], &group) &&
-               mc_cpu_need_const(p, group, "the number of heads") <= MC_ATTEND_FEW;
+               mc_plan_need_const(p, group, "the number of heads") <= MC_ATTEND_FEW;
     width += rot;
     int64_t params[5] = {[P_WIDTH] = width, [P_VALUE] = value, [P_FLAGS] = flags_of(op), [P_FEW] = few, [P_ROT] = rot};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_attention, params, 5, "sdpa_%d_%d_%d%s", (int)width, (int)value,
-                                       (int)params[P_FLAGS], few ? "_few" : ""));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_attention, params, 5, "sdpa_%d_%d_%d%s", (int)width, (int)value,
+                                         (int)params[P_FLAGS], few ? "_few" : ""));
     give_arguments(p, op, &a);
-    mc_cpu_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4);
+    mc_plan_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4);
 }

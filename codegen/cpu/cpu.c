@@ -5,7 +5,6 @@
 #include "codegen/cpu/gemm.h"
 #include "codegen/cpu/select.h"
 #include "codegen/cpu/tables.h"
-#include "ir/print.h"
 #include "runtime/base/hash.h"
 
 #include <ctype.h>
@@ -23,31 +22,10 @@ hash_text(const char *s, uint64_t seed)
     return mc_hash64(s ? s : "", s ? strlen(s) + 1 : 0, seed);
 }
 
-/* Everything that decides the bytes of a packed file. */
-static uint64_t
-hash_weights(const mc_cpu_plan *p, mc_str rules)
-{
-    uint64_t h = mc_hash64(rules.data, rules.len, 0);
-    for (size_t i = 0; i < p->weights.n; i++) {
-        const moec_abi_weight *w = &p->weights.items[i];
-        h = hash_text(w->path, h);
-        h = hash_text(w->path2, h);
-        h = hash_text(w->scale_of, h);
-        const uint32_t numbers[] = {w->dtype, w->layout, w->nr, w->rank};
-        h = mc_hash64(numbers, sizeof numbers, h);
-        h = mc_hash64(w->dims, sizeof w->dims, h);
-        h = mc_hash64(w->block, sizeof w->block, h);
-    }
-    return h;
-}
-
 static uint64_t
 hash_plan(const mc_module *plan, const mc_cpu_target *target)
 {
-    mc_buf buf = {0};
-    mc_module_print(plan, &buf);
-    uint64_t h = mc_hash64(buf.data, buf.len, 0);
-    mc_buf_fini(&buf);
+    uint64_t h = mc_plan_hash(plan, 0);
     h = hash_text(target->triple, h);
     h = hash_text(target->cpu, h);
     return hash_text(target->llvm_features, h);
@@ -66,7 +44,7 @@ query_name(mc_arena *arena, mc_str model)
 
 /* Kernels are reached through the table only, so two models can be linked into one program. */
 static LLVMValueRef
-emit_kernel(mc_kb *kb, const mc_cpu_kernel *k)
+emit_kernel(mc_kb *kb, const mc_plan_kernel *k)
 {
     const char *name = k->name.data;
     if (k->emit) {
@@ -80,7 +58,7 @@ emit_kernel(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 static void
-emit_module(mc_cpu_result *out, const mc_cpu_plan *p, const mc_cpu_options *options, mc_str name)
+emit_module(mc_cpu_result *out, const mc_plan *p, const mc_cpu_options *options, mc_str name)
 {
     LLVMValueRef *kernels = MC_NEW_N(out->arena, LLVMValueRef, p->kernels.n);
     for (size_t i = 0; i < p->kernels.n; i++) kernels[i] = emit_kernel(out->kb, p->kernels.items[i]);
@@ -97,15 +75,17 @@ bool
 mc_cpu_compile(const mc_module *plan, const mc_cpu_options *options, mc_diags *d, mc_cpu_result *out)
 {
     *out = (mc_cpu_result){.arena = mc_arena_create()};
-    mc_cpu_plan *p = MC_NEW(out->arena, mc_cpu_plan);
-    if (!mc_cpu_plan_build(p, out->arena, plan, &options->target, d)) {
+    mc_plan *p = MC_NEW(out->arena, mc_plan);
+    p->target = &options->target;
+    p->vl = options->target.vl;
+    if (!mc_plan_build(p, out->arena, plan, &mc_cpu_backend, d)) {
         mc_cpu_result_fini(out);
         return false;
     }
     mc_str name = options->name.len ? options->name : mc_module_model(plan)->name;
     out->query = query_name(out->arena, name);
     out->hash = options->hash ? options->hash : hash_plan(plan, &options->target);
-    out->weights_hash = hash_weights(p, options->rules);
+    out->weights_hash = mc_plan_hash_weights(p, options->rules);
     out->n_kernels = (int)p->kernels.n;
     out->kb = mc_kb_create(&options->target, mc_str_dup(out->arena, name).data, out->arena);
     emit_module(out, p, options, name);

@@ -20,10 +20,10 @@ count_to(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
 }
 
 static bool
-need(mc_cpu_plan *p, const mc_value *v, moec_dtype dtype)
+need(mc_plan *p, const mc_value *v, moec_dtype dtype)
 {
     if (!v || v->type->dtype == dtype) return true;
-    return mc_cpu_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(dtype));
+    return mc_plan_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(dtype));
 }
 
 /* ---- dispatch -------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ place_rows(mc_kb *kb, const dispatch *d)
 }
 
 static void
-emit_dispatch(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_dispatch(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     kb_if first = kb_if_begin(kb, kb_icmp(kb, LLVMIntEQ, kb_thread(kb), kb_i64(kb, 0)));
@@ -93,26 +93,26 @@ emit_dispatch(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_dispatch(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_dispatch(mc_plan *p, const mc_op *op)
 {
     const mc_value *weights = mc_operand(op, 0), *ids = mc_operand(op, 1);
     int64_t experts = mc_attr_int(op, "experts");
     if (!need(p, weights, MOEC_F32) || !need(p, ids, MOEC_I32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_dispatch, NULL, 0, "moe_dispatch"));
-    mc_cpu_ptr(p, weights);
-    mc_cpu_ptr(p, ids);
-    for (int i = 0; i < 4; i++) mc_cpu_ptr(p, mc_result(op, i));
-    mc_cpu_int(p, mc_cpu_count(p, ids->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, experts);
-    mc_cpu_scratch(p, (uint64_t)experts * 4);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_dispatch, NULL, 0, "moe_dispatch"));
+    mc_plan_ptr(p, weights);
+    mc_plan_ptr(p, ids);
+    for (int i = 0; i < 4; i++) mc_plan_ptr(p, mc_result(op, i));
+    mc_plan_int(p, mc_plan_count(p, ids->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, experts);
+    mc_plan_scratch(p, (uint64_t)experts * 4);
 }
 
 /* ---- permute and unpermute
  * -------------------------------------------------------------------------------------------- */
 
 static void
-emit_permute(mc_kb *kb, const mc_cpu_kernel *k)
+emit_permute(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), rows = kb_arg_ptr(kb, 1), offsets = kb_arg_ptr(kb, 2),
@@ -133,27 +133,27 @@ emit_permute(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_permute(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_permute(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *rows = mc_operand(op, 1), *offsets = mc_operand(op, 2);
     const mc_value *gates = mc_operand(op, 3);
     int64_t gated = gates != NULL;
     if (!need(p, x, MOEC_F32) || !need(p, rows, MOEC_I32) || !need(p, offsets, MOEC_I32) || !need(p, gates, MOEC_F32))
         return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_permute, &gated, 1, "moe_permute%s", gated ? "_gated" : ""));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, rows);
-    mc_cpu_ptr(p, offsets);
-    mc_cpu_ptr(p, gates);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, rows->type->dims[0]);
-    mc_cpu_int(p, mc_type_last(x->type));
-    mc_cpu_const(p, mc_cpu_need_const(p, offsets->type->dims[0], "the number of experts") - 1);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_permute, &gated, 1, "moe_permute%s", gated ? "_gated" : ""));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, rows);
+    mc_plan_ptr(p, offsets);
+    mc_plan_ptr(p, gates);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, rows->type->dims[0]);
+    mc_plan_int(p, mc_type_last(x->type));
+    mc_plan_const(p, mc_plan_need_const(p, offsets->type->dims[0], "the number of experts") - 1);
 }
 
 /* Columns are split over threads: every thread adds all rows, in ascending order, to its own columns. */
 static void
-emit_unpermute(mc_kb *kb, const mc_cpu_kernel *k)
+emit_unpermute(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef y = kb_arg_ptr(kb, 0), offsets = kb_arg_ptr(kb, 1), rows = kb_arg_ptr(kb, 2),
@@ -182,29 +182,29 @@ emit_unpermute(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_unpermute(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_unpermute(mc_plan *p, const mc_op *op)
 {
     const mc_value *y = mc_operand(op, 0), *offsets = mc_operand(op, 1), *rows = mc_operand(op, 2);
     const mc_value *gates = mc_operand(op, 3), *x = mc_result(op, 0);
     int64_t gated = gates != NULL;
     if (!need(p, y, MOEC_F32) || !need(p, rows, MOEC_I32) || !need(p, offsets, MOEC_I32) || !need(p, gates, MOEC_F32))
         return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_unpermute, &gated, 1, "moe_unpermute%s", gated ? "_gated" : ""));
-    mc_cpu_ptr(p, y);
-    mc_cpu_ptr(p, offsets);
-    mc_cpu_ptr(p, rows);
-    mc_cpu_ptr(p, gates);
-    mc_cpu_ptr(p, x);
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
-    mc_cpu_const(p, mc_cpu_need_const(p, offsets->type->dims[0], "the number of experts") - 1);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_unpermute, &gated, 1, "moe_unpermute%s", gated ? "_gated" : ""));
+    mc_plan_ptr(p, y);
+    mc_plan_ptr(p, offsets);
+    mc_plan_ptr(p, rows);
+    mc_plan_ptr(p, gates);
+    mc_plan_ptr(p, x);
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
+    mc_plan_const(p, mc_plan_need_const(p, offsets->type->dims[0], "the number of experts") - 1);
 }
 
 /* ---- identity experts
  * ------------------------------------------------------------------------------------------------- */
 
 static void
-emit_identity(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_identity(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), weights = kb_arg_ptr(kb, 1), ids = kb_arg_ptr(kb, 2), y = kb_arg_ptr(kb, 3);
@@ -227,19 +227,19 @@ emit_identity(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_identity(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_identity(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *weights = mc_operand(op, 1), *ids = mc_operand(op, 2);
     if (!need(p, x, MOEC_F32) || !need(p, weights, MOEC_F32) || !need(p, ids, MOEC_I32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_identity, NULL, 0, "moe_identity"));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, weights);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, mc_attr_int(op, "first"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_identity, NULL, 0, "moe_identity"));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, weights);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, mc_attr_int(op, "first"));
 }
 
 /* ---- capacity
@@ -263,7 +263,7 @@ capacity_of(mc_kb *kb, LLVMValueRef n_t, LLVMValueRef k, LLVMValueRef n_e)
 /* How many assignments of the same expert (and slot) stand before assignment a. Those of a token before it in the
  * order: all earlier ones, or all with a greater weight. */
 static LLVMValueRef
-rank_of(mc_kb *kb, const mc_cpu_kernel *kernel, LLVMValueRef weights, LLVMValueRef ids, LLVMValueRef n, LLVMValueRef k,
+rank_of(mc_kb *kb, const mc_plan_kernel *kernel, LLVMValueRef weights, LLVMValueRef ids, LLVMValueRef n, LLVMValueRef k,
         LLVMValueRef a)
 {
     LLVMValueRef zero = kb_i64(kb, 0), step = kernel->p[P_SLOT] ? k : kb_i64(kb, 1);
@@ -282,7 +282,7 @@ rank_of(mc_kb *kb, const mc_cpu_kernel *kernel, LLVMValueRef weights, LLVMValueR
 }
 
 static void
-emit_capacity(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_capacity(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef weights = kb_arg_ptr(kb, 0), ids = kb_arg_ptr(kb, 1), kept_w = kb_arg_ptr(kb, 2),
@@ -300,20 +300,20 @@ emit_capacity(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_capacity(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_capacity(mc_plan *p, const mc_op *op)
 {
     const mc_value *weights = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need(p, weights, MOEC_F32) || !need(p, ids, MOEC_I32)) return;
     int64_t params[2] = {
         [P_SLOT] = mc_str_is(mc_attr_str(op, "per"), "slot"), [P_SCORE] = mc_str_is(mc_attr_str(op, "drop"), "score")};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_capacity, params, 2, "moe_capacity%s%s", params[P_SLOT] ? "_slot" : "",
-                                       params[P_SCORE] ? "_score" : ""));
-    mc_cpu_ptr(p, weights);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_ptr(p, mc_result(op, 1));
-    mc_cpu_int(p, mc_cpu_rows(p, ids->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, mc_attr_int(op, "experts"));
-    mc_cpu_float(p, mc_attr_float(op, "factor"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_capacity, params, 2, "moe_capacity%s%s", params[P_SLOT] ? "_slot" : "",
+                                         params[P_SCORE] ? "_score" : ""));
+    mc_plan_ptr(p, weights);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_ptr(p, mc_result(op, 1));
+    mc_plan_int(p, mc_plan_rows(p, ids->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, mc_attr_int(op, "experts"));
+    mc_plan_float(p, mc_attr_float(op, "factor"));
 }

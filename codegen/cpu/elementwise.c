@@ -26,7 +26,7 @@ has_axis(const mc_value *v, const mc_type *y, int a)
 }
 
 static bool
-merge(mc_cpu_plan *p, const mc_op *op, merged *m)
+merge(mc_plan *p, const mc_op *op, merged *m)
 {
     const mc_type *y = mc_result(op, 0)->type;
     int64_t bits[MAX_AXES] = {0}; /* bit o: operand o has the merged axis */
@@ -40,13 +40,13 @@ merge(mc_cpu_plan *p, const mc_op *op, merged *m)
             m->sizes[m->n_axes - 1] = joined;
             continue;
         }
-        if (m->n_axes == MAX_AXES) return mc_cpu_refuse(p, "its operands stretch in more than %d ways", (int)MAX_AXES);
+        if (m->n_axes == MAX_AXES) return mc_plan_refuse(p, "its operands stretch in more than %d ways", (int)MAX_AXES);
         bits[m->n_axes] = now;
         m->sizes[m->n_axes++] = y->dims[a];
     }
     if (!m->n_axes) m->sizes[m->n_axes++] = mc_dim_const(1);
     for (int o = 0; o < op->n_operands; o++) {
-        if (mc_cpu_is_const(mc_operand(op, o), &m->value[o])) {
+        if (mc_plan_is_const(mc_operand(op, o), &m->value[o])) {
             m->form[o] = FORM_CONST;
             continue;
         }
@@ -102,7 +102,7 @@ typedef struct pass { /* one kernel being emitted */
 } pass;
 
 static void
-load_arguments(mc_kb *kb, pass *s, const mc_cpu_kernel *k)
+load_arguments(mc_kb *kb, pass *s, const mc_plan_kernel *k)
 {
     *s = (pass){.opcode = (mc_opcode)k->p[0], .n_operands = (int)k->p[1], .n_axes = (int)k->p[2]};
     int n_ptrs = 0, n_floats = 0;
@@ -170,7 +170,7 @@ emit_rows(mc_kb *kb, const pass *s)
 }
 
 static void
-emit_elementwise(mc_kb *kb, const mc_cpu_kernel *k)
+emit_elementwise(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     pass s;
@@ -187,40 +187,40 @@ emit_elementwise(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_elementwise(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_elementwise(mc_plan *p, const mc_op *op)
 {
     const mc_value *y = mc_result(op, 0);
     merged m;
     if (!merge(p, op, &m)) return;
     for (int o = 0; o < op->n_operands; o++) {
         if (mc_operand(op, o)->type->dtype != MOEC_F32 || y->type->dtype != MOEC_F32) {
-            mc_cpu_refuse(p, "an operand or the result is not f32");
+            mc_plan_refuse(p, "an operand or the result is not f32");
             return;
         }
     }
     int64_t params[5] = {op->opcode, m.n_operands, m.n_axes, m.form[0], m.form[1]};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_elementwise, params, 5, "%s_%d_%d_%d", mc_op_info_of(op)->text, m.n_axes,
-                                       (int)m.form[0], (int)m.form[1]));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_elementwise, params, 5, "%s_%d_%d_%d", mc_op_info_of(op)->text,
+                                         m.n_axes, (int)m.form[0], (int)m.form[1]));
     for (int o = 0; o < m.n_operands; o++) {
-        if (m.form[o] != FORM_CONST) mc_cpu_ptr(p, mc_operand(op, o));
+        if (m.form[o] != FORM_CONST) mc_plan_ptr(p, mc_operand(op, o));
     }
-    mc_cpu_ptr(p, y);
-    for (int a = 0; a < m.n_axes; a++) mc_cpu_int(p, m.sizes[a]);
+    mc_plan_ptr(p, y);
+    for (int a = 0; a < m.n_axes; a++) mc_plan_int(p, m.sizes[a]);
     for (int o = 0; o < m.n_operands; o++) {
-        if (m.form[o] == FORM_CONST) mc_cpu_float(p, m.value[o]);
+        if (m.form[o] == FORM_CONST) mc_plan_float(p, m.value[o]);
     }
     if (op->opcode == MC_OP_CLAMP) {
-        mc_cpu_float(p, mc_attr_float(op, "lo"));
-        mc_cpu_float(p, mc_attr_float(op, "hi"));
+        mc_plan_float(p, mc_attr_float(op, "lo"));
+        mc_plan_float(p, mc_attr_float(op, "hi"));
     }
-    if (op->opcode == MC_OP_SOFTCAP) mc_cpu_float(p, mc_attr_float(op, "cap"));
+    if (op->opcode == MC_OP_SOFTCAP) mc_plan_float(p, mc_attr_float(op, "cap"));
 }
 
 /* ---- cast -----------------------------------------------------------------------------------------------------------
  */
 
 static void
-emit_cast(mc_kb *kb, const mc_cpu_kernel *k)
+emit_cast(mc_kb *kb, const mc_plan_kernel *k)
 {
     moec_dtype from = (moec_dtype)k->p[0], to = (moec_dtype)k->p[1];
     kb_kernel_begin(kb, k->name.data);
@@ -254,18 +254,18 @@ can_write(moec_dtype t)
 }
 
 void
-mc_cpu_select_cast(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_cast(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
     moec_dtype from = x->type->dtype, to = y->type->dtype;
     if (!can_read(from) || !can_write(to) || (from == MOEC_I32 && to == MOEC_I32)) {
-        mc_cpu_refuse(p, "no conversion from %s to %s", moec_dtype_name(from), moec_dtype_name(to));
+        mc_plan_refuse(p, "no conversion from %s to %s", moec_dtype_name(from), moec_dtype_name(to));
         return;
     }
     int64_t params[2] = {from, to};
-    mc_cpu_launch(p,
-                  mc_cpu_kernel_get(p, emit_cast, params, 2, "cast_%s_%s", moec_dtype_name(from), moec_dtype_name(to)));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, y);
-    mc_cpu_int(p, mc_cpu_count(p, x->type));
+    mc_plan_launch(
+        p, mc_plan_kernel_get(p, emit_cast, params, 2, "cast_%s_%s", moec_dtype_name(from), moec_dtype_name(to)));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, y);
+    mc_plan_int(p, mc_plan_count(p, x->type));
 }

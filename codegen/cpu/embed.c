@@ -7,7 +7,7 @@
 #include "runtime/base/dtype.h"
 
 static void
-emit_embed(mc_kb *kb, const mc_cpu_kernel *k)
+emit_embed(mc_kb *kb, const mc_plan_kernel *k)
 {
     moec_dtype dtype = (moec_dtype)k->p[0];
     kb_kernel_begin(kb, k->name.data);
@@ -26,21 +26,21 @@ emit_embed(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_embed(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_embed(mc_plan *p, const mc_op *op)
 {
     const mc_value *ids = mc_operand(op, 0), *table = mc_operand(op, 1), *y = mc_result(op, 0);
     moec_dtype dtype = table->type->dtype;
     if (ids->type->dtype != MOEC_I32 || y->type->dtype != MOEC_F32 || !mc_dtype_is_float(dtype) || dtype == MOEC_F64) {
-        mc_cpu_refuse(p, "ids must be i32, the result f32 and the table of a float type up to 32 bits");
+        mc_plan_refuse(p, "ids must be i32, the result f32 and the table of a float type up to 32 bits");
         return;
     }
     int64_t params[1] = {dtype};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_embed, params, 1, "embed_%s", moec_dtype_name(dtype)));
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, table);
-    mc_cpu_ptr(p, y);
-    mc_cpu_int(p, mc_cpu_count(p, ids->type));
-    mc_cpu_int(p, table->type->dims[1]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_embed, params, 1, "embed_%s", moec_dtype_name(dtype)));
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, table);
+    mc_plan_ptr(p, y);
+    mc_plan_int(p, mc_plan_count(p, ids->type));
+    mc_plan_int(p, table->type->dims[1]);
 }
 
 /* ---- embed_dw ---------------------------------------------------------------------------------------------------- */
@@ -73,7 +73,7 @@ clear_columns(mc_kb *kb, LLVMValueRef table, LLVMValueRef d, LLVMValueRef begin,
 }
 
 static void
-emit_embed_dw(mc_kb *kb, const mc_cpu_kernel *k)
+emit_embed_dw(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef ids = kb_arg_ptr(kb, 0), dy = kb_arg_ptr(kb, 1), table = kb_arg_ptr(kb, 2), d = kb_arg_int(kb, 1);
@@ -92,20 +92,20 @@ emit_embed_dw(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_embed_dw(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_embed_dw(mc_plan *p, const mc_op *op)
 {
     const mc_value *ids = mc_operand(op, 0), *dy = mc_operand(op, 1), *table = mc_result(op, 0);
     if (ids->type->dtype != MOEC_I32 || dy->type->dtype != MOEC_F32 || table->type->dtype != MOEC_F32) {
-        mc_cpu_refuse(p, "ids must be i32, the rest f32");
+        mc_plan_refuse(p, "ids must be i32, the rest f32");
         return;
     }
-    int64_t in_gradient = mc_cpu_in_gradient(table);
-    mc_cpu_launch(p,
-                  mc_cpu_kernel_get(p, emit_embed_dw, &in_gradient, 1, "embed_dw%s", in_gradient ? "_gradient" : ""));
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, dy);
-    mc_cpu_ptr(p, table);
-    mc_cpu_int(p, mc_cpu_count(p, ids->type));
-    mc_cpu_int(p, table->type->dims[1]);
-    mc_cpu_int(p, table->type->dims[0]);
+    int64_t in_gradient = mc_plan_in_gradient(table);
+    mc_plan_launch(p,
+                   mc_plan_kernel_get(p, emit_embed_dw, &in_gradient, 1, "embed_dw%s", in_gradient ? "_gradient" : ""));
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, dy);
+    mc_plan_ptr(p, table);
+    mc_plan_int(p, mc_plan_count(p, ids->type));
+    mc_plan_int(p, table->type->dims[1]);
+    mc_plan_int(p, table->type->dims[0]);
 }

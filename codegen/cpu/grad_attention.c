@@ -81,7 +81,7 @@ load_scratch(mc_kb *kb, mc_grad *g)
 }
 
 static void
-load_arguments(mc_kb *kb, mc_grad *g, const mc_cpu_kernel *k)
+load_arguments(mc_kb *kb, mc_grad *g, const mc_plan_kernel *k)
 {
     *g = (mc_grad){.a = {.width = k->p[P_WIDTH], .value = k->p[P_VALUE], .flags = k->p[P_FLAGS]}};
     mc_attend *a = &g->a;
@@ -336,7 +336,7 @@ dk_dv_by_keys(mc_kb *kb, mc_grad *g, LLVMValueRef heads)
 enum { FIRST, BY_KEYS, BY_ROWS, N_PARTS, ALONE = N_PARTS };
 
 static void
-emit_sdpa_grad(mc_kb *kb, const mc_cpu_kernel *k)
+emit_sdpa_grad(mc_kb *kb, const mc_plan_kernel *k)
 {
     int64_t part = k->p[P_PART];
     kb_kernel_begin(kb, k->name.data);
@@ -370,39 +370,39 @@ flags_of(const mc_op *op)
 }
 
 static void
-give_arguments(mc_cpu_plan *p, const mc_op *op)
+give_arguments(mc_plan *p, const mc_op *op)
 {
     const mc_value *q = mc_operand(op, 0), *k = mc_operand(op, 1);
-    for (int i = 0; i < 4; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    for (int i = 0; i < 3; i++) mc_cpu_ptr(p, mc_result(op, i));
-    for (int i = 0; i < 3; i++) mc_cpu_int(p, q->type->dims[i]);
-    mc_cpu_int(p, k->type->dims[2]);
-    mc_cpu_int(p, k->type->dims[1]);
-    mc_cpu_const(p, mc_attr_int(op, "window"));
-    mc_cpu_const(p, mc_attr_int(op, "chunk"));
-    mc_cpu_float(p, mc_attr_float(op, "scale"));
-    mc_cpu_float(p, mc_attr_float(op, "softcap"));
+    for (int i = 0; i < 4; i++) mc_plan_ptr(p, mc_operand(op, i));
+    for (int i = 0; i < 3; i++) mc_plan_ptr(p, mc_result(op, i));
+    for (int i = 0; i < 3; i++) mc_plan_int(p, q->type->dims[i]);
+    mc_plan_int(p, k->type->dims[2]);
+    mc_plan_int(p, k->type->dims[1]);
+    mc_plan_const(p, mc_attr_int(op, "window"));
+    mc_plan_const(p, mc_attr_int(op, "chunk"));
+    mc_plan_float(p, mc_attr_float(op, "scale"));
+    mc_plan_float(p, mc_attr_float(op, "softcap"));
 }
 
 void
-mc_cpu_select_attention_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_attention_grad(mc_plan *p, const mc_op *op)
 {
     for (int i = 0; i < 4; i++) {
-        if (mc_operand(op, i)->type->dtype != MOEC_F32 || mc_cpu_in_state(mc_operand(op, i))) {
-            mc_cpu_refuse(p, "its operands must be f32 tensors of this step");
+        if (mc_operand(op, i)->type->dtype != MOEC_F32 || mc_plan_in_state(mc_operand(op, i))) {
+            mc_plan_refuse(p, "its operands must be f32 tensors of this step");
             return;
         }
     }
-    int64_t width = mc_cpu_need_const(p, mc_type_last(mc_operand(op, 0)->type), "the width of a head");
-    int64_t value = mc_cpu_need_const(p, mc_type_last(mc_operand(op, 2)->type), "the width of a value");
+    int64_t width = mc_plan_need_const(p, mc_type_last(mc_operand(op, 0)->type), "the width of a head");
+    int64_t value = mc_plan_need_const(p, mc_type_last(mc_operand(op, 2)->type), "the width of a value");
     if (p->failed) return;
     int64_t params[4] = {[P_WIDTH] = width, [P_VALUE] = value, [P_FLAGS] = flags_of(op), [P_PART] = ALONE};
     int n = width < STATISTICS ? 1 : N_PARTS;
     for (int i = 0; i < n; i++) {
         if (n > 1) params[P_PART] = i;
-        mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_sdpa_grad, params, 4, "sdpa_grad_%d_%d_%d_%d", (int)width,
-                                           (int)value, (int)params[P_FLAGS], (int)params[P_PART]));
+        mc_plan_launch(p, mc_plan_kernel_get(p, emit_sdpa_grad, params, 4, "sdpa_grad_%d_%d_%d_%d", (int)width,
+                                             (int)value, (int)params[P_FLAGS], (int)params[P_PART]));
         give_arguments(p, op);
     }
-    mc_cpu_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4 + 256);
+    mc_plan_scratch(p, (uint64_t)lay_out(width, value, p->vl).total * 4 + 256);
 }

@@ -55,7 +55,7 @@ emit_span(mc_kb *kb, const flat *s, LLVMValueRef n)
 }
 
 static void
-emit_flat(mc_kb *kb, const mc_cpu_kernel *k)
+emit_flat(mc_kb *kb, const mc_plan_kernel *k)
 {
     flat s = {.opcode = (mc_opcode)k->p[0],
               .of = (mc_opcode)k->p[1],
@@ -79,27 +79,28 @@ emit_flat(mc_kb *kb, const mc_cpu_kernel *k)
 
 /* `of` is MC_N_OPCODES when the op names no other. */
 static void
-launch_flat(mc_cpu_plan *p, const mc_op *op, mc_opcode of, int n_in, int n_out, int n_numbers)
+launch_flat(mc_plan *p, const mc_op *op, mc_opcode of, int n_in, int n_out, int n_numbers)
 {
     int64_t params[5] = {op->opcode, of, n_in, n_out, n_numbers};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_flat, params, 5, "%s%s%s", mc_op_info_of(op)->text,
-                                       of == MC_N_OPCODES ? "" : "_", of == MC_N_OPCODES ? "" : mc_op_infos[of].text));
+    mc_plan_launch(p,
+                   mc_plan_kernel_get(p, emit_flat, params, 5, "%s%s%s", mc_op_info_of(op)->text,
+                                      of == MC_N_OPCODES ? "" : "_", of == MC_N_OPCODES ? "" : mc_op_infos[of].text));
 }
 
 static bool
-all_f32(mc_cpu_plan *p, const mc_op *op)
+all_f32(mc_plan *p, const mc_op *op)
 {
     for (int i = 0; i < op->n_operands; i++) {
-        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "an operand is not f32");
+        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_plan_refuse(p, "an operand is not f32");
     }
     for (int i = 0; i < op->n_results; i++) {
-        if (mc_result(op, i)->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "a result is not f32");
+        if (mc_result(op, i)->type->dtype != MOEC_F32) return mc_plan_refuse(p, "a result is not f32");
     }
     return true;
 }
 
 void
-mc_cpu_select_flat(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_flat(mc_plan *p, const mc_op *op)
 {
     if (!all_f32(p, op)) return;
     mc_opcode of = MC_N_OPCODES;
@@ -107,15 +108,15 @@ mc_cpu_select_flat(mc_cpu_plan *p, const mc_op *op)
     if (op->opcode == MC_OP_GLU || op->opcode == MC_OP_GLU_GRAD) of = mc_opcode_find(mc_attr_str(op, "act"));
     int n_numbers = of == MC_OP_CLAMP ? 2 : of == MC_OP_SOFTCAP || op->opcode == MC_OP_FILL;
     launch_flat(p, op, of, op->n_operands, op->n_results, n_numbers);
-    for (int i = 0; i < op->n_operands; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    for (int i = 0; i < op->n_results; i++) mc_cpu_ptr(p, mc_result(op, i));
-    mc_cpu_int(p, mc_cpu_count(p, mc_result(op, 0)->type));
+    for (int i = 0; i < op->n_operands; i++) mc_plan_ptr(p, mc_operand(op, i));
+    for (int i = 0; i < op->n_results; i++) mc_plan_ptr(p, mc_result(op, i));
+    mc_plan_int(p, mc_plan_count(p, mc_result(op, 0)->type));
     if (of == MC_OP_CLAMP) {
-        mc_cpu_float(p, mc_attr_float(op, "lo"));
-        mc_cpu_float(p, mc_attr_float(op, "hi"));
+        mc_plan_float(p, mc_attr_float(op, "lo"));
+        mc_plan_float(p, mc_attr_float(op, "hi"));
     }
-    if (of == MC_OP_SOFTCAP) mc_cpu_float(p, mc_attr_float(op, "cap"));
-    if (op->opcode == MC_OP_FILL) mc_cpu_float(p, mc_attr_float(op, "value"));
+    if (of == MC_OP_SOFTCAP) mc_plan_float(p, mc_attr_float(op, "cap"));
+    if (op->opcode == MC_OP_FILL) mc_plan_float(p, mc_attr_float(op, "value"));
 }
 
 /* Whether d's op has written into the gradient itself. */
@@ -127,17 +128,17 @@ lies_in(const mc_value *d, const mc_value *gradient)
 }
 
 void
-mc_cpu_select_accumulate(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_accumulate(mc_plan *p, const mc_op *op)
 {
     const mc_value *d = mc_operand(op, 0), *gradient = mc_operand(op, 1);
     if (!gradient) {
-        mc_cpu_refuse(p, "it has no gradient to add to (run lower-to-plan first)");
+        mc_plan_refuse(p, "it has no gradient to add to (run lower-to-plan first)");
         return;
     }
     if (lies_in(d, gradient) || !all_f32(p, op)) return;
     launch_flat(p, op, MC_N_OPCODES, 2, 1, 0);
-    mc_cpu_ptr(p, gradient);
-    mc_cpu_ptr(p, d);
-    mc_cpu_ptr(p, gradient);
-    mc_cpu_int(p, mc_cpu_count(p, d->type));
+    mc_plan_ptr(p, gradient);
+    mc_plan_ptr(p, d);
+    mc_plan_ptr(p, gradient);
+    mc_plan_int(p, mc_plan_count(p, d->type));
 }

@@ -39,15 +39,15 @@ load_vector(mc_kb *kb, LLVMValueRef p, LLVMValueRef i, LLVMValueRef mask)
 }
 
 static bool
-need_f32(mc_cpu_plan *p, const mc_value *v)
+need_f32(mc_plan *p, const mc_value *v)
 {
-    return v->type->dtype == MOEC_F32 || mc_cpu_refuse(p, "an operand or result is not f32");
+    return v->type->dtype == MOEC_F32 || mc_plan_refuse(p, "an operand or result is not f32");
 }
 
 static bool
-need_ids(mc_cpu_plan *p, const mc_value *v)
+need_ids(mc_plan *p, const mc_value *v)
 {
-    return v->type->dtype == MOEC_I32 || mc_cpu_refuse(p, "its ids are not i32");
+    return v->type->dtype == MOEC_I32 || mc_plan_refuse(p, "its ids are not i32");
 }
 
 /* ---- counting ---------------------------------------------------------------------------------------------------- */
@@ -71,7 +71,7 @@ tally(mc_kb *kb, LLVMValueRef ids, LLVMValueRef n, LLVMValueRef n_e, LLVMValueRe
 }
 
 static void
-emit_load(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_load(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     kb_if first = first_thread(kb);
@@ -93,17 +93,17 @@ emit_load(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_load(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_load(mc_plan *p, const mc_op *op)
 {
     const mc_value *weights = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need_f32(p, weights) || !need_ids(p, ids)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_load, NULL, 0, "moe_load"));
-    mc_cpu_ptr(p, weights);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, ids->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, mc_attr_int(op, "experts"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_load, NULL, 0, "moe_load"));
+    mc_plan_ptr(p, weights);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, ids->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, mc_attr_int(op, "experts"));
 }
 
 /* ---- balance ----------------------------------------------------------------------------------------------------- */
@@ -150,7 +150,7 @@ step_dot(mc_kb *kb, void *context, LLVMValueRef i, LLVMValueRef mask, LLVMValueR
 }
 
 static void
-emit_balance(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_balance(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     kb_if first = first_thread(kb);
@@ -175,26 +175,26 @@ emit_balance(mc_kb *kb, const mc_cpu_kernel *kernel)
 
 /* The sizes of begin_balance. */
 static void
-give_balance(mc_cpu_plan *p, const mc_op *op, const mc_value *ids, const mc_value *scores)
+give_balance(mc_plan *p, const mc_op *op, const mc_value *ids, const mc_value *scores)
 {
     int split = mc_str_is(mc_attr_str(op, "per"), "sequence") ? 1 : 0;
-    int64_t experts = mc_cpu_need_const(p, mc_type_last(scores->type), "the number of experts");
-    mc_cpu_int(p, mc_cpu_product(p, ids->type, 0, split));
-    mc_cpu_int(p, mc_cpu_product(p, ids->type, split, ids->type->rank - 1));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, experts);
-    mc_cpu_scratch(p, (uint64_t)experts * 4);
+    int64_t experts = mc_plan_need_const(p, mc_type_last(scores->type), "the number of experts");
+    mc_plan_int(p, mc_plan_product(p, ids->type, 0, split));
+    mc_plan_int(p, mc_plan_product(p, ids->type, split, ids->type->rank - 1));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, experts);
+    mc_plan_scratch(p, (uint64_t)experts * 4);
 }
 
 void
-mc_cpu_select_balance(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_balance(mc_plan *p, const mc_op *op)
 {
     const mc_value *scores = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need_f32(p, scores) || !need_ids(p, ids)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_balance, NULL, 0, "moe_balance"));
-    mc_cpu_ptr(p, scores);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_balance, NULL, 0, "moe_balance"));
+    mc_plan_ptr(p, scores);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
     give_balance(p, op, ids, scores);
 }
 
@@ -207,14 +207,14 @@ cotangent(mc_kb *kb, bool constant, LLVMValueRef p)
 }
 
 static void
-give_cotangent(mc_cpu_plan *p, const mc_value *d)
+give_cotangent(mc_plan *p, const mc_value *d)
 {
     double value;
-    if (mc_cpu_is_const(d, &value)) {
-        mc_cpu_ptr(p, NULL);
-        mc_cpu_float(p, value);
+    if (mc_plan_is_const(d, &value)) {
+        mc_plan_ptr(p, NULL);
+        mc_plan_float(p, value);
     } else {
-        mc_cpu_ptr(p, d);
+        mc_plan_ptr(p, d);
     }
 }
 
@@ -222,7 +222,7 @@ static int64_t
 is_constant(const mc_value *d)
 {
     double value;
-    return mc_cpu_is_const(d, &value);
+    return mc_plan_is_const(d, &value);
 }
 
 /* Rows begin..end-1 of y become the counts times `scale`. */
@@ -241,7 +241,7 @@ write_counts(mc_kb *kb, const balance *b, LLVMValueRef y, LLVMValueRef begin, LL
 }
 
 static void
-emit_balance_grad(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_balance_grad(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef d = kb_arg_ptr(kb, 1), y = kb_arg_ptr(kb, 2), begin, end;
@@ -261,16 +261,16 @@ emit_balance_grad(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_balance_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_balance_grad(mc_plan *p, const mc_op *op)
 {
     const mc_value *ids = mc_operand(op, 0), *d = mc_operand(op, 1), *y = mc_result(op, 0);
     int64_t constant = is_constant(d);
     if (!need_ids(p, ids) || !need_f32(p, d) || !need_f32(p, y)) return;
     const char *form = constant ? "_const" : "";
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_balance_grad, &constant, 1, "moe_balance_grad%s", form));
-    mc_cpu_ptr(p, ids);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_balance_grad, &constant, 1, "moe_balance_grad%s", form));
+    mc_plan_ptr(p, ids);
     give_cotangent(p, d);
-    mc_cpu_ptr(p, y);
+    mc_plan_ptr(p, y);
     give_balance(p, op, ids, y);
 }
 
@@ -305,7 +305,7 @@ log_sum(mc_kb *kb, LLVMValueRef n_e, pair *p, LLVMValueRef *sum)
 }
 
 static void
-emit_z_loss(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_z_loss(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     kb_if first = first_thread(kb);
@@ -324,19 +324,19 @@ emit_z_loss(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_z_loss(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_z_loss(mc_plan *p, const mc_op *op)
 {
     const mc_value *logits = mc_operand(op, 0);
     if (!need_f32(p, logits)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_z_loss, NULL, 0, "moe_z_loss"));
-    mc_cpu_ptr(p, logits);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, logits->type));
-    mc_cpu_int(p, mc_type_last(logits->type));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_z_loss, NULL, 0, "moe_z_loss"));
+    mc_plan_ptr(p, logits);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, logits->type));
+    mc_plan_int(p, mc_type_last(logits->type));
 }
 
 static void
-emit_z_loss_grad(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_z_loss_grad(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef logits = kb_arg_ptr(kb, 0), d = kb_arg_ptr(kb, 1), y = kb_arg_ptr(kb, 2), sum;
@@ -358,16 +358,16 @@ emit_z_loss_grad(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_z_loss_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_z_loss_grad(mc_plan *p, const mc_op *op)
 {
     const mc_value *logits = mc_operand(op, 0), *d = mc_operand(op, 1);
     int64_t constant = is_constant(d);
     if (!need_f32(p, logits) || !need_f32(p, d)) return;
     const char *form = constant ? "_const" : "";
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_z_loss_grad, &constant, 1, "moe_z_loss_grad%s", form));
-    mc_cpu_ptr(p, logits);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_z_loss_grad, &constant, 1, "moe_z_loss_grad%s", form));
+    mc_plan_ptr(p, logits);
     give_cotangent(p, d);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, logits->type));
-    mc_cpu_int(p, mc_type_last(logits->type));
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, logits->type));
+    mc_plan_int(p, mc_type_last(logits->type));
 }

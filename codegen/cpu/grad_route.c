@@ -8,14 +8,14 @@
 #include "codegen/cpu/select.h"
 
 static bool
-need_choices(mc_cpu_plan *p, const mc_value *weights, const mc_value *ids)
+need_choices(mc_plan *p, const mc_value *weights, const mc_value *ids)
 {
     if (weights->type->dtype == MOEC_F32 && ids->type->dtype == MOEC_I32) return true;
-    return mc_cpu_refuse(p, "its weights must be f32 and its ids i32");
+    return mc_plan_refuse(p, "its weights must be f32 and its ids i32");
 }
 
 static void
-emit_scatter(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_scatter(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef w = kb_arg_ptr(kb, 0), ids = kb_arg_ptr(kb, 1), y = kb_arg_ptr(kb, 2), zero = kb_i64(kb, 0);
@@ -36,21 +36,21 @@ emit_scatter(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_route_scatter(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_scatter(mc_plan *p, const mc_op *op)
 {
     const mc_value *w = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need_choices(p, w, ids)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_scatter, NULL, 0, "route_scatter"));
-    mc_cpu_ptr(p, w);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, ids->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_const(p, mc_attr_int(op, "experts"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_scatter, NULL, 0, "route_scatter"));
+    mc_plan_ptr(p, w);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, ids->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_const(p, mc_attr_int(op, "experts"));
 }
 
 static void
-emit_mask(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_mask(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef w = kb_arg_ptr(kb, 0), ids = kb_arg_ptr(kb, 1), y = kb_arg_ptr(kb, 2), begin, end;
@@ -67,14 +67,14 @@ emit_mask(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_route_mask(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_mask(mc_plan *p, const mc_op *op)
 {
     const mc_value *w = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need_choices(p, w, ids)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_mask, NULL, 0, "route_mask"));
-    mc_cpu_ptr(p, w);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_count(p, ids->type));
-    mc_cpu_const(p, mc_attr_int(op, "from"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_mask, NULL, 0, "route_mask"));
+    mc_plan_ptr(p, w);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_count(p, ids->type));
+    mc_plan_const(p, mc_attr_int(op, "from"));
 }

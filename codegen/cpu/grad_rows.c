@@ -93,7 +93,7 @@ fold(mc_kb *kb, row *r, mc_fold_step *step)
 /* ---- row_dot, softmax_grad -------------------------------------------------------------------------------------- */
 
 static void
-emit_row_dot(mc_kb *kb, const mc_cpu_kernel *k)
+emit_row_dot(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     row r = {0};
@@ -106,7 +106,7 @@ emit_row_dot(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 static void
-emit_softmax_grad(mc_kb *kb, const mc_cpu_kernel *k)
+emit_softmax_grad(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     row r = {0};
@@ -144,7 +144,7 @@ write_norm_grad(mc_kb *kb, const row *r, LLVMValueRef root, LLVMValueRef slope, 
 }
 
 static void
-emit_norm_grad(mc_kb *kb, const mc_cpu_kernel *k)
+emit_norm_grad(mc_kb *kb, const mc_plan_kernel *k)
 {
     int64_t form = k->p[0];
     kb_kernel_begin(kb, k->name.data);
@@ -217,7 +217,7 @@ write_renorm_grad(mc_kb *kb, const row *r, LLVMValueRef total, LLVMValueRef norm
 }
 
 static void
-emit_renorm_grad(mc_kb *kb, const mc_cpu_kernel *k)
+emit_renorm_grad(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef eps = kb_arg_float(kb, 0), p = kb_arg_float(kb, 1), floor = kb_arg_float(kb, 2), log_norm = NULL;
@@ -293,7 +293,7 @@ glu_row(mc_kb *kb, const row *r)
 }
 
 static void
-emit_moe_glu_grad(mc_kb *kb, const mc_cpu_kernel *k)
+emit_moe_glu_grad(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     row r = {.act = (mc_act)k->p[0]};
@@ -309,75 +309,75 @@ emit_moe_glu_grad(mc_kb *kb, const mc_cpu_kernel *k)
 /* ---- selection -------------------------------------------------------------------------------------------------- */
 
 static bool
-need_f32(mc_cpu_plan *p, const mc_op *op)
+need_f32(mc_plan *p, const mc_op *op)
 {
     for (int i = 0; i < op->n_operands; i++) {
-        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "an operand is not f32");
+        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_plan_refuse(p, "an operand is not f32");
     }
     return true;
 }
 
 static void
-push_rows(mc_cpu_plan *p, const mc_op *op)
+push_rows(mc_plan *p, const mc_op *op)
 {
     const mc_type *x = mc_operand(op, 0)->type;
-    mc_cpu_int(p, mc_cpu_rows(p, x));
-    mc_cpu_int(p, mc_type_last(x));
+    mc_plan_int(p, mc_plan_rows(p, x));
+    mc_plan_int(p, mc_type_last(x));
 }
 
 static void
-launch_rows(mc_cpu_plan *p, const mc_op *op, const mc_cpu_kernel *k)
+launch_rows(mc_plan *p, const mc_op *op, const mc_plan_kernel *k)
 {
-    mc_cpu_launch(p, k);
-    mc_cpu_ptr(p, mc_operand(op, 0));
-    mc_cpu_ptr(p, mc_operand(op, 1));
-    mc_cpu_ptr(p, mc_result(op, 0));
+    mc_plan_launch(p, k);
+    mc_plan_ptr(p, mc_operand(op, 0));
+    mc_plan_ptr(p, mc_operand(op, 1));
+    mc_plan_ptr(p, mc_result(op, 0));
     push_rows(p, op);
 }
 
 void
-mc_cpu_select_row_dot(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_row_dot(mc_plan *p, const mc_op *op)
 {
-    if (need_f32(p, op)) launch_rows(p, op, mc_cpu_kernel_get(p, emit_row_dot, NULL, 0, "row_dot"));
+    if (need_f32(p, op)) launch_rows(p, op, mc_plan_kernel_get(p, emit_row_dot, NULL, 0, "row_dot"));
 }
 
 void
-mc_cpu_select_softmax_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_softmax_grad(mc_plan *p, const mc_op *op)
 {
-    if (need_f32(p, op)) launch_rows(p, op, mc_cpu_kernel_get(p, emit_softmax_grad, NULL, 0, "softmax_grad"));
+    if (need_f32(p, op)) launch_rows(p, op, mc_plan_kernel_get(p, emit_softmax_grad, NULL, 0, "softmax_grad"));
 }
 
 void
-mc_cpu_select_norm_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_norm_grad(mc_plan *p, const mc_op *op)
 {
     if (!need_f32(p, op)) return;
     mc_opcode of = mc_opcode_find(mc_attr_str(op, "of"));
     int64_t form = of == MC_OP_RMSNORM ? NORM_RMS : of == MC_OP_LAYERNORM ? NORM_LAYER : NORM_L2;
-    launch_rows(p, op, mc_cpu_kernel_get(p, emit_norm_grad, &form, 1, "norm_grad_%s", mc_op_infos[of].text));
-    mc_cpu_float(p, mc_attr_float(op, "eps"));
+    launch_rows(p, op, mc_plan_kernel_get(p, emit_norm_grad, &form, 1, "norm_grad_%s", mc_op_infos[of].text));
+    mc_plan_float(p, mc_attr_float(op, "eps"));
 }
 
 void
-mc_cpu_select_renorm_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_renorm_grad(mc_plan *p, const mc_op *op)
 {
     if (!need_f32(p, op)) return;
     double power = mc_attr_float(op, "p"), floor = mc_attr_float(op, "floor");
     int64_t form = floor > 0 ? POWER_FLOOR : power == 1 ? POWER_1 : power == 2 ? POWER_2 : POWER_ANY;
-    launch_rows(p, op, mc_cpu_kernel_get(p, emit_renorm_grad, &form, 1, "renorm_grad_%d", (int)form));
-    mc_cpu_float(p, mc_attr_float(op, "eps"));
-    mc_cpu_float(p, power);
-    mc_cpu_float(p, floor);
+    launch_rows(p, op, mc_plan_kernel_get(p, emit_renorm_grad, &form, 1, "renorm_grad_%d", (int)form));
+    mc_plan_float(p, mc_attr_float(op, "eps"));
+    mc_plan_float(p, power);
+    mc_plan_float(p, floor);
 }
 
 void
-mc_cpu_select_moe_glu_grad(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_moe_glu_grad(mc_plan *p, const mc_op *op)
 {
     if (!need_f32(p, op)) return;
     int64_t act = mc_act_find(mc_attr_str(op, "act"));
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_moe_glu_grad, &act, 1, "moe_glu_grad_%s", mc_act_name((mc_act)act)));
-    for (int i = IN_G; i <= IN_DA; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    for (int i = OUT_DG; i <= OUT_H; i++) mc_cpu_ptr(p, mc_result(op, i));
-    mc_cpu_ptr(p, mc_operand_named(op, "gates"));
-    mc_cpu_ptr(p, mc_result(op, 3));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_moe_glu_grad, &act, 1, "moe_glu_grad_%s", mc_act_name((mc_act)act)));
+    for (int i = IN_G; i <= IN_DA; i++) mc_plan_ptr(p, mc_operand(op, i));
+    for (int i = OUT_DG; i <= OUT_H; i++) mc_plan_ptr(p, mc_result(op, i));
+    mc_plan_ptr(p, mc_operand_named(op, "gates"));
+    mc_plan_ptr(p, mc_result(op, 3));
     push_rows(p, op);
 }

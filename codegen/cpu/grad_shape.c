@@ -46,16 +46,16 @@ emit_copy(mc_kb *kb, LLVMValueRef from, LLVMValueRef shift, LLVMValueRef to, LLV
 }
 
 static bool
-need_f32(mc_cpu_plan *p, const mc_op *op)
+need_f32(mc_plan *p, const mc_op *op)
 {
-    return mc_operand(op, 0)->type->dtype == MOEC_F32 || mc_cpu_refuse(p, "the operand is not f32");
+    return mc_operand(op, 0)->type->dtype == MOEC_F32 || mc_plan_refuse(p, "the operand is not f32");
 }
 
 /* ---- unslice --------------------------------------------------------------------------------------------------------
  * ptr: x, y   i: outer rows, elements of x in a row, of y, of y before x */
 
 static void
-emit_unslice(mc_kb *kb, const mc_cpu_kernel *k)
+emit_unslice(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), y = kb_arg_ptr(kb, 1), n_rows = kb_arg_int(kb, 0), n = kb_arg_int(kb, 1);
@@ -70,20 +70,20 @@ emit_unslice(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_unslice(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_unslice(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
     if (!need_f32(p, op)) return;
     int64_t axis = mc_attr_int(op, "axis");
     int rank = x->type->rank, at = (int)(axis < 0 ? axis + rank : axis);
-    mc_dim inner = mc_cpu_product(p, x->type, at + 1, rank);
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_unslice, NULL, 0, "unslice"));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, y);
-    mc_cpu_int(p, mc_cpu_product(p, x->type, 0, at));
-    mc_cpu_int(p, mc_cpu_times(p, x->type->dims[at], inner));
-    mc_cpu_int(p, mc_cpu_times(p, y->type->dims[at], inner));
-    mc_cpu_int(p, mc_cpu_times(p, mc_dim_const(mc_attr_int(op, "begin")), inner));
+    mc_dim inner = mc_plan_product(p, x->type, at + 1, rank);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_unslice, NULL, 0, "unslice"));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, y);
+    mc_plan_int(p, mc_plan_product(p, x->type, 0, at));
+    mc_plan_int(p, mc_plan_times(p, x->type->dims[at], inner));
+    mc_plan_int(p, mc_plan_times(p, y->type->dims[at], inner));
+    mc_plan_int(p, mc_plan_times(p, mc_dim_const(mc_attr_int(op, "begin")), inner));
 }
 
 /* ---- sum_to ---------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ emit_folds(mc_kb *kb, const sum *s)
 }
 
 static void
-emit_sum_to(mc_kb *kb, const mc_cpu_kernel *k)
+emit_sum_to(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     int64_t kept = k->p[1];
@@ -207,7 +207,7 @@ emit_sum_to(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_sum_to(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_sum_to(mc_plan *p, const mc_op *op)
 {
     const mc_type *x = mc_operand(op, 0)->type, *y = mc_result(op, 0)->type;
     mc_dim sizes[MAX_AXES], one = mc_dim_const(1);
@@ -219,7 +219,7 @@ mc_cpu_select_sum_to(mc_cpu_plan *p, const mc_op *op)
         int at = a - (x->rank - y->rank);
         int64_t keep = at >= 0 && mc_dim_eq(y->dims[at], x->dims[a]);
         if (n && (kept >> (n - 1) & 1) == keep) {
-            sizes[n - 1] = mc_cpu_times(p, sizes[n - 1], x->dims[a]);
+            sizes[n - 1] = mc_plan_times(p, sizes[n - 1], x->dims[a]);
         } else {
             sizes[n] = x->dims[a];
             kept |= keep << n++;
@@ -230,8 +230,8 @@ mc_cpu_select_sum_to(mc_cpu_plan *p, const mc_op *op)
         kept = 1;
     }
     int64_t params[2] = {n, kept};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_sum_to, params, 2, "sum_to_%d_%d", n, (int)kept));
-    mc_cpu_ptr(p, mc_operand(op, 0));
-    mc_cpu_ptr(p, mc_result(op, 0));
-    for (int a = 0; a < n; a++) mc_cpu_int(p, sizes[a]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_sum_to, params, 2, "sum_to_%d_%d", n, (int)kept));
+    mc_plan_ptr(p, mc_operand(op, 0));
+    mc_plan_ptr(p, mc_result(op, 0));
+    for (int a = 0; a < n; a++) mc_plan_int(p, sizes[a]);
 }

@@ -21,7 +21,7 @@ typedef struct heads {
 } heads;
 
 static heads
-load_arguments(mc_kb *kb, const mc_cpu_kernel *k)
+load_arguments(mc_kb *kb, const mc_plan_kernel *k)
 {
     heads h = {.dtype = (moec_dtype)k->p[P_DTYPE], .scaled = k->p[P_SCALED], .k = k->p[P_K]};
     h.item = (int64_t)moec_dtype_bytes(h.dtype);
@@ -188,7 +188,7 @@ emit_stored(mc_kb *kb, heads *h)
 }
 
 static void
-emit_head_linear(mc_kb *kb, const mc_cpu_kernel *k)
+emit_head_linear(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     heads h = load_arguments(kb, k);
@@ -197,29 +197,29 @@ emit_head_linear(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_head_linear(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_head_linear(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *w = mc_operand(op, 1), *scale = mc_operand(op, 2);
     bool stored = w->def && w->def->opcode == MC_OP_PACKED && mc_str_is(mc_attr_str(w->def, "layout"), "rows");
     if (!stored || !mc_gemm_has_weight(w->type->dtype) || x->type->dtype != MOEC_F32) {
-        mc_cpu_refuse(p, "it takes f32 and a weight of the model, packed as rows, in bf16, f16, f32 or f8e4m3");
+        mc_plan_refuse(p, "it takes f32 and a weight of the model, packed as rows, in bf16, f16, f32 or f8e4m3");
         return;
     }
     mc_dim n_heads = x->type->dims[x->type->rank - 2];
     bool transposed = mc_attr_bool(op, "transposed");
     int64_t begin = mc_attr_int(op, "begin");
-    int64_t params[4] = {w->type->dtype, transposed, scale != NULL, mc_cpu_need_const(p, w->type->dims[1], "a row")};
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_head_linear, params, 4, "heads_%s%s%s_%lld",
-                                       moec_dtype_name(w->type->dtype), transposed ? "_t" : "", scale ? "_scaled" : "",
-                                       (long long)params[P_K]));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, w);
-    mc_cpu_ptr(p, scale);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_product(p, x->type, 0, x->type->rank - 2));
-    mc_cpu_int(p, n_heads);
-    mc_cpu_const(p, mc_cpu_need_const(p, w->type->dims[0], "the rows of a weight") /
-                        mc_cpu_need_const(p, n_heads, "the number of heads"));
-    mc_cpu_const(p, begin);
-    mc_cpu_const(p, mc_attr_int(op, "end") - begin);
+    int64_t params[4] = {w->type->dtype, transposed, scale != NULL, mc_plan_need_const(p, w->type->dims[1], "a row")};
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_head_linear, params, 4, "heads_%s%s%s_%lld",
+                                         moec_dtype_name(w->type->dtype), transposed ? "_t" : "",
+                                         scale ? "_scaled" : "", (long long)params[P_K]));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, w);
+    mc_plan_ptr(p, scale);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_product(p, x->type, 0, x->type->rank - 2));
+    mc_plan_int(p, n_heads);
+    mc_plan_const(p, mc_plan_need_const(p, w->type->dims[0], "the rows of a weight") /
+                         mc_plan_need_const(p, n_heads, "the number of heads"));
+    mc_plan_const(p, begin);
+    mc_plan_const(p, mc_attr_int(op, "end") - begin);
 }

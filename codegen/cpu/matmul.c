@@ -23,26 +23,26 @@ ports_of(mc_opcode opcode)
 }
 
 static bool
-check_operands(mc_cpu_plan *p, const mc_op *op, const ports *at)
+check_operands(mc_plan *p, const mc_op *op, const ports *at)
 {
     const mc_value *w = mc_operand(op, at->w);
     bool pair = at->kind == MC_GEMM_GATED || at->kind == MC_GEMM_MOE_UP;
-    if (!w->def || w->def->opcode != MC_OP_PACKED) return mc_cpu_refuse(p, "its weight is not a weight of the model");
+    if (!w->def || w->def->opcode != MC_OP_PACKED) return mc_plan_refuse(p, "its weight is not a weight of the model");
     mc_str layout = mc_attr_str(w->def, "layout");
     if (!mc_str_is(layout, pair ? "pair_panels" : "panels") || mc_attr_int(w->def, "nr") != p->target->nr) {
-        return mc_cpu_refuse(p, "its weight is packed as %.*s with nr = %lld, but %s takes %s with nr = %d",
-                             MC_FMT(layout), (long long)mc_attr_int(w->def, "nr"), p->target->name,
-                             pair ? "pair_panels" : "panels", p->target->nr);
+        return mc_plan_refuse(p, "its weight is packed as %.*s with nr = %lld, but %s takes %s with nr = %d",
+                              MC_FMT(layout), (long long)mc_attr_int(w->def, "nr"), p->target->name,
+                              pair ? "pair_panels" : "panels", p->target->nr);
     }
-    if (pair && mc_operand(op, at->w + 1) != w) return mc_cpu_refuse(p, "its two weights are not packed as one");
+    if (pair && mc_operand(op, at->w + 1) != w) return mc_plan_refuse(p, "its two weights are not packed as one");
     if (!mc_gemm_has_weight(w->type->dtype)) {
-        return mc_cpu_refuse(p, "no kernel reads weights of type %s", moec_dtype_name(w->type->dtype));
+        return mc_plan_refuse(p, "no kernel reads weights of type %s", moec_dtype_name(w->type->dtype));
     }
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *v = mc_operand(op, i);
         if (!v || v == w) continue;
         moec_dtype want = i == at->offsets || i == at->tokens ? MOEC_I32 : MOEC_F32;
-        if (v->type->dtype != want) return mc_cpu_refuse(p, "an operand is %s", moec_dtype_name(v->type->dtype));
+        if (v->type->dtype != want) return mc_plan_refuse(p, "an operand is %s", moec_dtype_name(v->type->dtype));
     }
     return true;
 }
@@ -53,8 +53,8 @@ port(const mc_op *op, int i)
     return i < 0 ? NULL : mc_operand(op, i);
 }
 
-static const mc_cpu_kernel *
-kernel_for(mc_cpu_plan *p, const mc_op *op, mc_gemm_kind kind, moec_dtype weight, int64_t k)
+static const mc_plan_kernel *
+kernel_for(mc_plan *p, const mc_op *op, mc_gemm_kind kind, moec_dtype weight, int64_t k)
 {
     static const char *const names[] = {"linear", "gated", "moe_up", "grouped", "moe_down"};
     bool pair = kind == MC_GEMM_GATED || kind == MC_GEMM_MOE_UP;
@@ -62,9 +62,10 @@ kernel_for(mc_cpu_plan *p, const mc_op *op, mc_gemm_kind kind, moec_dtype weight
     spec->kind = kind;
     spec->weight = weight;
     spec->act = pair ? mc_act_find(mc_attr_str(op, "act")) : MC_ACT_SILU;
-    mc_cpu_scratch(p, mc_gemm_scratch_bytes(p->target, spec, k));
-    mc_cpu_kernel *kernel = mc_cpu_kernel_get(p, NULL, NULL, 0, "gemm_%s_%s%s%s", names[kind], moec_dtype_name(weight),
-                                              pair ? "_" : "", pair ? mc_act_name(spec->act) : "");
+    mc_plan_scratch(p, mc_gemm_scratch_bytes(p->target, spec, k));
+    mc_plan_kernel *kernel =
+        mc_plan_kernel_get(p, NULL, NULL, 0, "gemm_%s_%s%s%s", names[kind], moec_dtype_name(weight), pair ? "_" : "",
+                           pair ? mc_act_name(spec->act) : "");
     if (!kernel->data) kernel->data = spec;
     return kernel;
 }
@@ -78,7 +79,7 @@ lies_in_rows(const mc_op *op, const ports *at)
 }
 
 void
-mc_cpu_select_matmul(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_matmul(mc_plan *p, const mc_op *op)
 {
     ports at = ports_of(op->opcode);
     if (lies_in_rows(op, &at)) {
@@ -86,25 +87,25 @@ mc_cpu_select_matmul(mc_cpu_plan *p, const mc_op *op)
         return;
     }
     if (op->opcode == MC_OP_GROUPED_MATMUL && mc_operand(op, 5)) {
-        mc_cpu_refuse(p, "rows are gathered only where weights lie row by row");
+        mc_plan_refuse(p, "rows are gathered only where weights lie row by row");
         return;
     }
     if (!check_operands(p, op, &at)) return;
     const mc_value *x = mc_operand(op, 0), *w = mc_operand(op, at.w), *y = mc_result(op, 0);
     bool grouped = at.offsets >= 0;
     mc_dim k = mc_type_last(x->type), n = mc_type_last(y->type);
-    int64_t k_const = mc_cpu_need_const(p, k, "the input width of a matrix");
-    mc_cpu_launch(p, kernel_for(p, op, at.kind, w->type->dtype, k_const));
+    int64_t k_const = mc_plan_need_const(p, k, "the input width of a matrix");
+    mc_plan_launch(p, kernel_for(p, op, at.kind, w->type->dtype, k_const));
     const int order[] = {at.bias, at.scale, at.bias2, at.scale2, at.offsets, at.tokens, at.gates, at.residual};
-    mc_cpu_ptr(p, y);
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, w);
-    for (size_t i = 0; i < sizeof order / sizeof *order; i++) mc_cpu_ptr(p, port(op, order[i]));
-    mc_cpu_int(p, grouped ? w->type->dims[0] : mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, k);
-    mc_cpu_int(p, n);
-    mc_cpu_int(p, k);
-    mc_cpu_int(p, n);
-    mc_cpu_int(p, n);
-    mc_cpu_int(p, mc_cpu_rows(p, y->type));
+    mc_plan_ptr(p, y);
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, w);
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) mc_plan_ptr(p, port(op, order[i]));
+    mc_plan_int(p, grouped ? w->type->dims[0] : mc_plan_rows(p, x->type));
+    mc_plan_int(p, k);
+    mc_plan_int(p, n);
+    mc_plan_int(p, k);
+    mc_plan_int(p, n);
+    mc_plan_int(p, n);
+    mc_plan_int(p, mc_plan_rows(p, y->type));
 }

@@ -26,23 +26,24 @@ ports_of(mc_opcode opcode)
 }
 
 static void
-emit(mc_kb *kb, const mc_cpu_kernel *k)
+emit(mc_kb *kb, const mc_plan_kernel *k)
 {
     mc_train_kernel(kb, (mc_train_kind)k->p[0]);
 }
 
 static bool
-check_operands(mc_cpu_plan *p, const mc_op *op, const ports *at)
+check_operands(mc_plan *p, const mc_op *op, const ports *at)
 {
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *v = mc_operand(op, i);
         bool known = i < 2 || i == at->bias || i == at->offsets || i == at->a_rows || i == at->b_rows ||
                      i == at->gates || i == at->residual;
         if (!v) continue;
-        if (!known) return mc_cpu_refuse(p, "weights that lie row by row have no scales");
+        if (!known) return mc_plan_refuse(p, "weights that lie row by row have no scales");
         moec_dtype want = i == at->offsets || i == at->a_rows || i == at->b_rows ? MOEC_I32 : MOEC_F32;
         if (v->type->dtype != want)
-            return mc_cpu_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(want));
+            return mc_plan_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype),
+                                  moec_dtype_name(want));
     }
     return true;
 }
@@ -53,31 +54,31 @@ port(const mc_op *op, int i)
     return i < 0 ? NULL : mc_operand(op, i);
 }
 
-static const mc_cpu_kernel *
-kernel_for(mc_cpu_plan *p, mc_train_kind kind)
+static const mc_plan_kernel *
+kernel_for(mc_plan *p, mc_train_kind kind)
 {
     int64_t params[1] = {kind};
-    mc_cpu_scratch(p, mc_train_scratch_bytes(p->target, kind));
-    return mc_cpu_kernel_get(p, emit, params, 1, "%s", mc_train_kernel_name(kind));
+    mc_plan_scratch(p, mc_train_scratch_bytes(p->target, kind));
+    return mc_plan_kernel_get(p, emit, params, 1, "%s", mc_train_kernel_name(kind));
 }
 
 void
-mc_cpu_select_matmul_train(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_matmul_train(mc_plan *p, const mc_op *op)
 {
     ports at = ports_of(op->opcode);
     if (!check_operands(p, op, &at)) return;
     const mc_value *a = mc_operand(op, 0), *b = mc_operand(op, 1), *y = mc_result(op, 0);
     bool dw = at.kind == MC_TRAIN_KIND_DW, down = at.kind == MC_TRAIN_KIND_DOWN;
-    mc_cpu_launch(p, kernel_for(p, at.kind));
+    mc_plan_launch(p, kernel_for(p, at.kind));
     const int order[] = {at.bias, at.offsets, at.a_rows, at.b_rows, at.gates, at.residual};
-    mc_cpu_ptr(p, y);
-    mc_cpu_ptr(p, a);
-    mc_cpu_ptr(p, b);
-    for (size_t i = 0; i < sizeof order / sizeof *order; i++) mc_cpu_ptr(p, port(op, order[i]));
-    mc_cpu_int(p, at.offsets < 0 ? mc_dim_const(1) : dw ? y->type->dims[0] : b->type->dims[0]);
-    mc_cpu_int(p, mc_cpu_rows(p, down ? y->type : a->type));
-    mc_cpu_int(p, mc_type_last(a->type));
-    mc_cpu_int(p, mc_type_last(y->type));
-    mc_cpu_const(p, at.as_it_lies);
-    mc_cpu_const(p, dw && mc_cpu_in_gradient(y));
+    mc_plan_ptr(p, y);
+    mc_plan_ptr(p, a);
+    mc_plan_ptr(p, b);
+    for (size_t i = 0; i < sizeof order / sizeof *order; i++) mc_plan_ptr(p, port(op, order[i]));
+    mc_plan_int(p, at.offsets < 0 ? mc_dim_const(1) : dw ? y->type->dims[0] : b->type->dims[0]);
+    mc_plan_int(p, mc_plan_rows(p, down ? y->type : a->type));
+    mc_plan_int(p, mc_type_last(a->type));
+    mc_plan_int(p, mc_type_last(y->type));
+    mc_plan_const(p, at.as_it_lies);
+    mc_plan_const(p, dw && mc_plan_in_gradient(y));
 }

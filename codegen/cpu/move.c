@@ -23,7 +23,7 @@ element_type(const mc_kb *kb, int64_t bytes)
 
 /* Elements begin..end-1 of the innermost axis. */
 static void
-emit_run(mc_kb *kb, const mc_cpu_kernel *k, LLVMValueRef x, LLVMValueRef y, LLVMValueRef begin, LLVMValueRef end,
+emit_run(mc_kb *kb, const mc_plan_kernel *k, LLVMValueRef x, LLVMValueRef y, LLVMValueRef begin, LLVMValueRef end,
          LLVMValueRef from, LLVMValueRef to)
 {
     int64_t bytes = k->p[1], dense = k->p[2];
@@ -43,7 +43,7 @@ emit_run(mc_kb *kb, const mc_cpu_kernel *k, LLVMValueRef x, LLVMValueRef y, LLVM
 }
 
 static void
-emit_move(mc_kb *kb, const mc_cpu_kernel *k)
+emit_move(mc_kb *kb, const mc_plan_kernel *k)
 {
     int n = (int)k->p[0];
     LLVMValueRef size[MAX_AXES], from[MAX_AXES], to[MAX_AXES];
@@ -108,7 +108,7 @@ add_axis(walk *w, mc_dim size, mc_dim from, mc_dim to)
 }
 
 static void
-launch_walk(mc_cpu_plan *p, const mc_value *x, mc_dim x_offset, const mc_value *y, mc_dim y_offset, walk *w)
+launch_walk(mc_plan *p, const mc_value *x, mc_dim x_offset, const mc_value *y, mc_dim y_offset, walk *w)
 {
     mc_dim one = mc_dim_const(1), bytes = mc_dim_const((int64_t)moec_dtype_bytes(x->type->dtype));
     if (!w->n) {
@@ -117,13 +117,13 @@ launch_walk(mc_cpu_plan *p, const mc_value *x, mc_dim x_offset, const mc_value *
     }
     int last = w->n - 1;
     int64_t params[3] = {w->n, (int64_t)moec_dtype_bytes(x->type->dtype), is_one(w->from[last]) && is_one(w->to[last])};
-    mc_cpu_launch(
-        p, mc_cpu_kernel_get(p, emit_move, params, 3, "move_%d_%d%s", w->n, (int)params[1], params[2] ? "" : "_gaps"));
-    mc_cpu_ptr_at(p, x, mc_cpu_times(p, x_offset, bytes));
-    mc_cpu_ptr_at(p, y, mc_cpu_times(p, y_offset, bytes));
-    for (int a = 0; a < w->n; a++) mc_cpu_int(p, w->size[a]);
-    for (int a = 0; a < w->n; a++) mc_cpu_int(p, w->from[a]);
-    for (int a = 0; a < w->n; a++) mc_cpu_int(p, w->to[a]);
+    mc_plan_launch(
+        p, mc_plan_kernel_get(p, emit_move, params, 3, "move_%d_%d%s", w->n, (int)params[1], params[2] ? "" : "_gaps"));
+    mc_plan_ptr_at(p, x, mc_plan_times(p, x_offset, bytes));
+    mc_plan_ptr_at(p, y, mc_plan_times(p, y_offset, bytes));
+    for (int a = 0; a < w->n; a++) mc_plan_int(p, w->size[a]);
+    for (int a = 0; a < w->n; a++) mc_plan_int(p, w->from[a]);
+    for (int a = 0; a < w->n; a++) mc_plan_int(p, w->to[a]);
 }
 
 static int
@@ -134,7 +134,7 @@ axis_of(const mc_op *op, int rank)
 }
 
 static void
-select_split(mc_cpu_plan *p, const mc_op *op)
+select_split(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0);
     mc_dim one = mc_dim_const(1);
@@ -143,59 +143,59 @@ select_split(mc_cpu_plan *p, const mc_op *op)
         const mc_value *part = mc_result(op, i);
         mc_dim width = mc_type_last(part->type);
         walk w = {0};
-        add_axis(&w, mc_cpu_rows(p, x->type), mc_type_last(x->type), width);
+        add_axis(&w, mc_plan_rows(p, x->type), mc_type_last(x->type), width);
         add_axis(&w, width, one, one);
         launch_walk(p, x, mc_dim_const(offset), part, mc_dim_const(0), &w);
-        offset += mc_cpu_need_const(p, width, "a part of a split");
+        offset += mc_plan_need_const(p, width, "a part of a split");
     }
 }
 
 static void
-select_concat(mc_cpu_plan *p, const mc_op *op)
+select_concat(mc_plan *p, const mc_op *op)
 {
     const mc_value *y = mc_result(op, 0);
     int axis = axis_of(op, y->type->rank);
-    mc_dim one = mc_dim_const(1), inner = mc_cpu_product(p, y->type, axis + 1, y->type->rank);
-    mc_dim run = mc_cpu_times(p, y->type->dims[axis], inner);
+    mc_dim one = mc_dim_const(1), inner = mc_plan_product(p, y->type, axis + 1, y->type->rank);
+    mc_dim run = mc_plan_times(p, y->type->dims[axis], inner);
     int64_t done = 0;
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *x = mc_operand(op, i);
-        mc_dim part = mc_cpu_times(p, x->type->dims[axis], inner);
+        mc_dim part = mc_plan_times(p, x->type->dims[axis], inner);
         walk w = {0};
-        add_axis(&w, mc_cpu_product(p, x->type, 0, axis), part, run);
+        add_axis(&w, mc_plan_product(p, x->type, 0, axis), part, run);
         add_axis(&w, part, one, one);
-        launch_walk(p, x, mc_dim_const(0), y, mc_cpu_times(p, mc_dim_const(done), inner), &w);
-        if (i + 1 < op->n_operands) done += mc_cpu_need_const(p, x->type->dims[axis], "a joined axis");
+        launch_walk(p, x, mc_dim_const(0), y, mc_plan_times(p, mc_dim_const(done), inner), &w);
+        if (i + 1 < op->n_operands) done += mc_plan_need_const(p, x->type->dims[axis], "a joined axis");
     }
 }
 
 static void
-select_transpose(mc_cpu_plan *p, const mc_op *op)
+select_transpose(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
     const mc_attr *perm = mc_attr_get(op, "perm");
     walk w = {0};
     for (int a = 0; a < y->type->rank; a++) {
         int source = (int)perm->as.ints.items[a];
-        add_axis(&w, y->type->dims[a], mc_cpu_product(p, x->type, source + 1, x->type->rank),
-                 mc_cpu_product(p, y->type, a + 1, y->type->rank));
+        add_axis(&w, y->type->dims[a], mc_plan_product(p, x->type, source + 1, x->type->rank),
+                 mc_plan_product(p, y->type, a + 1, y->type->rank));
     }
     launch_walk(p, x, mc_dim_const(0), y, mc_dim_const(0), &w);
 }
 
 /* slice, expand, tile: outer x (what happens on the axis) x inner. */
 static void
-select_along_axis(mc_cpu_plan *p, const mc_op *op)
+select_along_axis(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
     int axis = axis_of(op, x->type->rank);
-    mc_dim zero = mc_dim_const(0), one = mc_dim_const(1), inner = mc_cpu_product(p, x->type, axis + 1, x->type->rank);
-    mc_dim outer = mc_cpu_product(p, x->type, 0, axis), offset = zero;
-    mc_dim from = mc_cpu_times(p, x->type->dims[axis], inner), to = mc_cpu_times(p, y->type->dims[axis], inner);
+    mc_dim zero = mc_dim_const(0), one = mc_dim_const(1), inner = mc_plan_product(p, x->type, axis + 1, x->type->rank);
+    mc_dim outer = mc_plan_product(p, x->type, 0, axis), offset = zero;
+    mc_dim from = mc_plan_times(p, x->type->dims[axis], inner), to = mc_plan_times(p, y->type->dims[axis], inner);
     walk w = {0};
     add_axis(&w, outer, from, to);
     if (op->opcode == MC_OP_SLICE) {
-        offset = mc_cpu_times(p, mc_dim_const(mc_attr_int(op, "begin")), inner);
+        offset = mc_plan_times(p, mc_dim_const(mc_attr_int(op, "begin")), inner);
         add_axis(&w, to, one, one);
     } else {
         add_axis(&w, mc_dim_const(mc_attr_int(op, "n")), zero, from);
@@ -205,10 +205,10 @@ select_along_axis(mc_cpu_plan *p, const mc_op *op)
 }
 
 void
-mc_cpu_select_move(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_move(mc_plan *p, const mc_op *op)
 {
     double value;
-    if (op->opcode == MC_OP_COPY && mc_cpu_is_const(mc_operand(op, 0), &value)) {
+    if (op->opcode == MC_OP_COPY && mc_plan_is_const(mc_operand(op, 0), &value)) {
         mc_cpu_select_elementwise(p, op);
         return;
     }
@@ -219,7 +219,7 @@ mc_cpu_select_move(mc_cpu_plan *p, const mc_op *op)
     case MC_OP_COPY: {
         mc_dim one = mc_dim_const(1);
         walk w = {0};
-        add_axis(&w, mc_cpu_count(p, mc_operand(op, 0)->type), one, one);
+        add_axis(&w, mc_plan_count(p, mc_operand(op, 0)->type), one, one);
         launch_walk(p, mc_operand(op, 0), mc_dim_const(0), mc_result(op, 0), mc_dim_const(0), &w);
         break;
     }

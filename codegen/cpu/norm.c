@@ -123,7 +123,7 @@ write_normed(mc_kb *kb, const row *r, int64_t flags, LLVMValueRef scale, LLVMVal
 }
 
 static void
-emit_norm(mc_kb *kb, const mc_cpu_kernel *k)
+emit_norm(mc_kb *kb, const mc_plan_kernel *k)
 {
     int64_t flags = k->p[0];
     kb_kernel_begin(kb, k->name.data);
@@ -150,17 +150,17 @@ emit_norm(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 static bool
-need_f32(mc_cpu_plan *p, const mc_op *op)
+need_f32(mc_plan *p, const mc_op *op)
 {
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *v = mc_operand(op, i);
-        if (v && v->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "an operand is not f32");
+        if (v && v->type->dtype != MOEC_F32) return mc_plan_refuse(p, "an operand is not f32");
     }
     return true;
 }
 
 void
-mc_cpu_select_norm(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_norm(mc_plan *p, const mc_op *op)
 {
     if (!need_f32(p, op)) return;
     const mc_value *x = mc_operand(op, 0);
@@ -173,22 +173,22 @@ mc_cpu_select_norm(mc_cpu_plan *p, const mc_op *op)
     if (w) flags |= NORM_W;
     if (bias) flags |= NORM_BIAS;
     const mc_type *repeated = w ? w->type : bias ? bias->type : NULL;
-    mc_dim w_rows = repeated ? mc_cpu_product(p, repeated, 0, repeated->rank - 1) : mc_dim_const(1);
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_norm, &flags, 1, "norm_%d", (int)flags));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    if (w) mc_cpu_ptr(p, w);
-    if (bias) mc_cpu_ptr(p, bias);
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
-    mc_cpu_int(p, w_rows);
-    mc_cpu_float(p, mc_attr_float(op, "eps"));
+    mc_dim w_rows = repeated ? mc_plan_product(p, repeated, 0, repeated->rank - 1) : mc_dim_const(1);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_norm, &flags, 1, "norm_%d", (int)flags));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, mc_result(op, 0));
+    if (w) mc_plan_ptr(p, w);
+    if (bias) mc_plan_ptr(p, bias);
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
+    mc_plan_int(p, w_rows);
+    mc_plan_float(p, mc_attr_float(op, "eps"));
 }
 
 /* ---- softmax ---------------------------------------------------------------------------------------------------- */
 
 static void
-emit_softmax(mc_kb *kb, const mc_cpu_kernel *k)
+emit_softmax(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     row r;
@@ -202,21 +202,21 @@ emit_softmax(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_softmax(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_softmax(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0);
     if (!need_f32(p, op)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_softmax, NULL, 0, "softmax"));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_softmax, NULL, 0, "softmax"));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
 }
 
 /* ---- renorm ----------------------------------------------------------------------------------------------------- */
 
 static void
-emit_renorm(mc_kb *kb, const mc_cpu_kernel *k)
+emit_renorm(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef eps = kb_arg_float(kb, 0), p = kb_arg_float(kb, 1), floor = kb_arg_float(kb, 2);
@@ -234,18 +234,18 @@ emit_renorm(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_renorm(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_renorm(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0);
     if (!need_f32(p, op)) return;
     double power = mc_attr_float(op, "p"), floor = mc_attr_float(op, "floor");
     int64_t form = floor > 0 ? POWER_FLOOR : power == 1 ? POWER_1 : power == 2 ? POWER_2 : POWER_ANY;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_renorm, &form, 1, "renorm_%d", (int)form));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
-    mc_cpu_float(p, mc_attr_float(op, "eps"));
-    mc_cpu_float(p, power);
-    mc_cpu_float(p, floor);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_renorm, &form, 1, "renorm_%d", (int)form));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
+    mc_plan_float(p, mc_attr_float(op, "eps"));
+    mc_plan_float(p, power);
+    mc_plan_float(p, floor);
 }

@@ -132,7 +132,7 @@ rotate_adjacent(mc_kb *kb, int64_t half, LLVMValueRef x, LLVMValueRef y, LLVMVal
 }
 
 static void
-emit_rope(mc_kb *kb, const mc_cpu_kernel *k)
+emit_rope(mc_kb *kb, const mc_plan_kernel *k)
 {
     const rope_table *t = k->data;
     int64_t head = k->p[P_HEAD], dims = k->p[P_DIMS];
@@ -159,7 +159,7 @@ emit_rope(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 static const rope_table *
-make_table(mc_cpu_plan *p, const mc_op *op)
+make_table(mc_plan *p, const mc_op *op)
 {
     rope_table *t = MC_NEW(p->arena, rope_table);
     t->half = mc_rope_dims(op) / 2;
@@ -170,13 +170,13 @@ make_table(mc_cpu_plan *p, const mc_op *op)
 }
 
 void
-mc_cpu_select_rope(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_rope(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0);
-    int64_t head = mc_cpu_need_const(p, mc_type_last(x->type), "the width of a head");
+    int64_t head = mc_plan_need_const(p, mc_type_last(x->type), "the width of a head");
     if (p->failed) return;
     if (x->type->dtype != MOEC_F32) {
-        mc_cpu_refuse(p, "its operand is not f32");
+        mc_plan_refuse(p, "its operand is not f32");
         return;
     }
     const rope_table *t = make_table(p, op);
@@ -187,20 +187,20 @@ mc_cpu_select_rope(mc_cpu_plan *p, const mc_op *op)
                          [P_ADJACENT] = mc_attr_bool(op, "adjacent"),
                          [P_INVERSE] = mc_attr_bool(op, "inverse")};
     const char *layout = params[P_ADJACENT] ? "_adjacent" : "", *way = params[P_INVERSE] ? "_inverse" : "";
-    mc_cpu_kernel *k = mc_cpu_kernel_get(p, emit_rope, params, 4, "rope_%d_%d%s%s_%016llx", (int)head,
-                                         (int)(2 * t->half), layout, way, (unsigned long long)hash);
+    mc_plan_kernel *k = mc_plan_kernel_get(p, emit_rope, params, 4, "rope_%d_%d%s%s_%016llx", (int)head,
+                                           (int)(2 * t->half), layout, way, (unsigned long long)hash);
     if (!k->data) k->data = t;
-    mc_cpu_launch(p, k);
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_product(p, x->type, 0, 2));
-    mc_cpu_int(p, x->type->dims[1]);
-    mc_cpu_int(p, x->type->dims[2]);
-    mc_cpu_scratch(p, (uint64_t)t->padded * 8);
+    mc_plan_launch(p, k);
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_product(p, x->type, 0, 2));
+    mc_plan_int(p, x->type->dims[1]);
+    mc_plan_int(p, x->type->dims[2]);
+    mc_plan_scratch(p, (uint64_t)t->padded * 8);
 }
 
 static void
-emit_position(mc_kb *kb, const mc_cpu_kernel *k)
+emit_position(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef y = kb_arg_ptr(kb, 0), n_s = kb_arg_int(kb, 1), past = kb_past(kb);
@@ -212,11 +212,11 @@ emit_position(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_position(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_position(mc_plan *p, const mc_op *op)
 {
     const mc_value *y = mc_result(op, 0);
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_position, NULL, 0, "position"));
-    mc_cpu_ptr(p, y);
-    mc_cpu_int(p, mc_cpu_count(p, y->type));
-    mc_cpu_int(p, y->type->dims[1]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_position, NULL, 0, "position"));
+    mc_plan_ptr(p, y);
+    mc_plan_int(p, mc_plan_count(p, y->type));
+    mc_plan_int(p, y->type->dims[1]);
 }

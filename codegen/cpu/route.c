@@ -74,7 +74,7 @@ insert_best(mc_kb *kb, LLVMValueRef orders, LLVMValueRef ids, LLVMValueRef k, LL
 }
 
 static void
-emit_top(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_top(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef value = kb_arg_ptr(kb, 0), key = kb_arg_ptr(kb, 1), weights = kb_arg_ptr(kb, 2),
@@ -107,27 +107,27 @@ emit_top(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 static bool
-need(mc_cpu_plan *p, const mc_value *v, moec_dtype dtype)
+need(mc_plan *p, const mc_value *v, moec_dtype dtype)
 {
     if (v->type->dtype == dtype) return true;
-    return mc_cpu_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(dtype));
+    return mc_plan_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(dtype));
 }
 
 void
-mc_cpu_select_route_top(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_top(mc_plan *p, const mc_op *op)
 {
     const mc_value *value = mc_operand(op, 0), *key = mc_operand(op, 1);
     int64_t k = mc_attr_int(op, "k");
     if (!need(p, value, MOEC_F32) || !need(p, key, MOEC_F32) || !need(p, mc_result(op, 1), MOEC_I32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_top, NULL, 0, "route_top"));
-    mc_cpu_ptr(p, value);
-    mc_cpu_ptr(p, key);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_ptr(p, mc_result(op, 1));
-    mc_cpu_int(p, mc_cpu_rows(p, value->type));
-    mc_cpu_int(p, mc_type_last(value->type));
-    mc_cpu_const(p, k);
-    mc_cpu_scratch(p, (uint64_t)k * 8);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_top, NULL, 0, "route_top"));
+    mc_plan_ptr(p, value);
+    mc_plan_ptr(p, key);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_ptr(p, mc_result(op, 1));
+    mc_plan_int(p, mc_plan_rows(p, value->type));
+    mc_plan_int(p, mc_type_last(value->type));
+    mc_plan_const(p, k);
+    mc_plan_scratch(p, (uint64_t)k * 8);
 }
 
 /* ---- route.groups -------------------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ group_rank(mc_kb *kb, LLVMValueRef orders, LLVMValueRef n, LLVMValueRef g)
 }
 
 static void
-emit_groups(mc_kb *kb, const mc_cpu_kernel *k)
+emit_groups(mc_kb *kb, const mc_plan_kernel *k)
 {
     int64_t by = k->p[0];
     kb_kernel_begin(kb, k->name.data);
@@ -206,20 +206,20 @@ emit_groups(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_route_groups(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_groups(mc_plan *p, const mc_op *op)
 {
     const mc_value *key = mc_operand(op, 0);
     mc_str by = mc_attr_str(op, "by");
     int64_t n = mc_attr_int(op, "n"), form = mc_str_is(by, "max") ? BY_MAX : mc_str_is(by, "top2") ? BY_TOP2 : BY_SUM;
     if (!need(p, key, MOEC_F32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_groups, &form, 1, "route_groups_%d", (int)form));
-    mc_cpu_ptr(p, key);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, key->type));
-    mc_cpu_int(p, mc_type_last(key->type));
-    mc_cpu_const(p, n);
-    mc_cpu_const(p, mc_attr_int(op, "keep"));
-    mc_cpu_scratch(p, (uint64_t)n * 4);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_groups, &form, 1, "route_groups_%d", (int)form));
+    mc_plan_ptr(p, key);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, key->type));
+    mc_plan_int(p, mc_type_last(key->type));
+    mc_plan_const(p, n);
+    mc_plan_const(p, mc_attr_int(op, "keep"));
+    mc_plan_scratch(p, (uint64_t)n * 4);
 }
 
 /* ---- route.take, route.lookup ---------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ mc_cpu_select_route_groups(mc_cpu_plan *p, const mc_op *op)
 
 /* A dropped choice (-1) takes nothing: 0. */
 static void
-emit_take(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_take(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef table = kb_arg_ptr(kb, 0), ids = kb_arg_ptr(kb, 1), y = kb_arg_ptr(kb, 2), k = kb_arg_int(kb, 1);
@@ -244,22 +244,22 @@ emit_take(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_route_take(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_take(mc_plan *p, const mc_op *op)
 {
     const mc_value *table = mc_operand(op, 0), *ids = mc_operand(op, 1);
     if (!need(p, table, MOEC_F32) || !need(p, ids, MOEC_I32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_take, NULL, 0, "route_take"));
-    mc_cpu_ptr(p, table);
-    mc_cpu_ptr(p, ids);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, ids->type));
-    mc_cpu_int(p, mc_type_last(ids->type));
-    mc_cpu_int(p, mc_type_last(table->type));
-    mc_cpu_int(p, table->type->rank > 1 ? mc_type_last(table->type) : mc_dim_const(0));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_take, NULL, 0, "route_take"));
+    mc_plan_ptr(p, table);
+    mc_plan_ptr(p, ids);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, ids->type));
+    mc_plan_int(p, mc_type_last(ids->type));
+    mc_plan_int(p, mc_type_last(table->type));
+    mc_plan_int(p, table->type->rank > 1 ? mc_type_last(table->type) : mc_dim_const(0));
 }
 
 static void
-emit_lookup(mc_kb *kb, const mc_cpu_kernel *kernel)
+emit_lookup(mc_kb *kb, const mc_plan_kernel *kernel)
 {
     kb_kernel_begin(kb, kernel->name.data);
     LLVMValueRef table = kb_arg_ptr(kb, 0), tokens = kb_arg_ptr(kb, 1), ids = kb_arg_ptr(kb, 2);
@@ -276,15 +276,15 @@ emit_lookup(mc_kb *kb, const mc_cpu_kernel *kernel)
 }
 
 void
-mc_cpu_select_route_lookup(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_lookup(mc_plan *p, const mc_op *op)
 {
     const mc_value *table = mc_operand(op, 0), *tokens = mc_operand(op, 1);
     if (!need(p, table, MOEC_I32) || !need(p, tokens, MOEC_I32)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_lookup, NULL, 0, "route_lookup"));
-    mc_cpu_ptr(p, table);
-    mc_cpu_ptr(p, tokens);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_count(p, tokens->type));
-    mc_cpu_int(p, table->type->dims[0]);
-    mc_cpu_int(p, table->type->dims[1]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_lookup, NULL, 0, "route_lookup"));
+    mc_plan_ptr(p, table);
+    mc_plan_ptr(p, tokens);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_count(p, tokens->type));
+    mc_plan_int(p, table->type->dims[0]);
+    mc_plan_int(p, table->type->dims[1]);
 }

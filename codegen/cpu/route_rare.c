@@ -11,10 +11,10 @@
 #include <stddef.h>
 
 static bool
-all_f32(mc_cpu_plan *p, const mc_op *op, int n)
+all_f32(mc_plan *p, const mc_op *op, int n)
 {
     for (int i = 0; i < n; i++) {
-        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "an operand is not f32");
+        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_plan_refuse(p, "an operand is not f32");
     }
     return true;
 }
@@ -47,7 +47,7 @@ sparse_choice(mc_kb *kb, LLVMValueRef z, LLVMValueRef n, LLVMValueRef taken, LLV
 }
 
 static void
-emit_sparsemixer(mc_kb *kb, const mc_cpu_kernel *k)
+emit_sparsemixer(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef z = kb_arg_ptr(kb, 0), weights = kb_arg_ptr(kb, 1), ids = kb_arg_ptr(kb, 2), n = kb_arg_int(kb, 1);
@@ -64,17 +64,17 @@ emit_sparsemixer(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_route_sparsemixer(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_sparsemixer(mc_plan *p, const mc_op *op)
 {
     const mc_value *z = mc_operand(op, 0);
     if (!all_f32(p, op, 1)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_sparsemixer, NULL, 0, "route_sparsemixer"));
-    mc_cpu_ptr(p, z);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_ptr(p, mc_result(op, 1));
-    mc_cpu_int(p, mc_cpu_rows(p, z->type));
-    mc_cpu_int(p, mc_type_last(z->type));
-    mc_cpu_float(p, mc_attr_float(op, "eps"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_sparsemixer, NULL, 0, "route_sparsemixer"));
+    mc_plan_ptr(p, z);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_ptr(p, mc_result(op, 1));
+    mc_plan_int(p, mc_plan_rows(p, z->type));
+    mc_plan_int(p, mc_type_last(z->type));
+    mc_plan_float(p, mc_attr_float(op, "eps"));
 }
 
 /* ---- expert choice --------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ tokens_per_expert(mc_kb *kb, LLVMValueRef n_t, LLVMValueRef n_e)
 
 /* Lanes are experts: token t is taken where fewer than n tokens stand before it in the expert's order. */
 static void
-emit_choose(mc_kb *kb, const mc_cpu_kernel *k)
+emit_choose(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef value = kb_arg_ptr(kb, 0), weights = kb_arg_ptr(kb, 1), ids = kb_arg_ptr(kb, 2);
@@ -125,17 +125,17 @@ emit_choose(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_route_choose(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_choose(mc_plan *p, const mc_op *op)
 {
     const mc_value *value = mc_operand(op, 0);
     if (!all_f32(p, op, 1)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_choose, NULL, 0, "route_choose"));
-    mc_cpu_ptr(p, value);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_ptr(p, mc_result(op, 1));
-    mc_cpu_int(p, mc_cpu_rows(p, value->type));
-    mc_cpu_int(p, mc_type_last(value->type));
-    mc_cpu_float(p, mc_attr_float(op, "factor"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_choose, NULL, 0, "route_choose"));
+    mc_plan_ptr(p, value);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_ptr(p, mc_result(op, 1));
+    mc_plan_int(p, mc_plan_rows(p, value->type));
+    mc_plan_int(p, mc_type_last(value->type));
+    mc_plan_float(p, mc_attr_float(op, "factor"));
 }
 
 /* ---- hash
@@ -154,7 +154,7 @@ step_dot(mc_kb *kb, void *context, LLVMValueRef i, LLVMValueRef mask, LLVMValueR
 }
 
 static void
-emit_hash(mc_kb *kb, const mc_cpu_kernel *k)
+emit_hash(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), planes = kb_arg_ptr(kb, 1), table = kb_arg_ptr(kb, 2), y = kb_arg_ptr(kb, 3);
@@ -176,20 +176,20 @@ emit_hash(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_route_hash(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_route_hash(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *planes = mc_operand(op, 1), *table = mc_operand(op, 2);
     if (!all_f32(p, op, 2)) return;
     if (table->type->dtype != MOEC_I32) {
-        mc_cpu_refuse(p, "the table is not i32");
+        mc_plan_refuse(p, "the table is not i32");
         return;
     }
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_hash, NULL, 0, "route_hash"));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, planes);
-    mc_cpu_ptr(p, table);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, mc_cpu_rows(p, x->type));
-    mc_cpu_int(p, mc_type_last(x->type));
-    for (int a = 0; a < 3; a++) mc_cpu_int(p, table->type->dims[a]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_hash, NULL, 0, "route_hash"));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, planes);
+    mc_plan_ptr(p, table);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, mc_plan_rows(p, x->type));
+    mc_plan_int(p, mc_type_last(x->type));
+    for (int a = 0; a < 3; a++) mc_plan_int(p, table->type->dims[a]);
 }

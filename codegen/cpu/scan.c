@@ -8,10 +8,10 @@
 #include "codegen/cpu/select.h"
 
 static bool
-all_f32(mc_cpu_plan *p, const mc_op *op)
+all_f32(mc_plan *p, const mc_op *op)
 {
     for (int i = 0; i < op->n_operands; i++) {
-        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_cpu_refuse(p, "an operand is not f32");
+        if (mc_operand(op, i)->type->dtype != MOEC_F32) return mc_plan_refuse(p, "an operand is not f32");
     }
     return true;
 }
@@ -50,7 +50,7 @@ step_scan(mc_kb *kb, void *context, LLVMValueRef i, LLVMValueRef mask, LLVMValue
 }
 
 static void
-emit_selective_scan(mc_kb *kb, const mc_cpu_kernel *k)
+emit_selective_scan(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), dt = kb_arg_ptr(kb, 1), a = kb_arg_ptr(kb, 2), b = kb_arg_ptr(kb, 3);
@@ -75,16 +75,16 @@ emit_selective_scan(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_selective_scan(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_selective_scan(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *a = mc_operand(op, 2);
     if (!all_f32(p, op)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_selective_scan, NULL, 0, "selective_scan"));
-    for (int i = 0; i < 5; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    mc_cpu_ptr_state(p);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    for (int i = 0; i < 3; i++) mc_cpu_int(p, x->type->dims[i]);
-    mc_cpu_int(p, a->type->dims[1]);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_selective_scan, NULL, 0, "selective_scan"));
+    for (int i = 0; i < 5; i++) mc_plan_ptr(p, mc_operand(op, i));
+    mc_plan_ptr_state(p);
+    mc_plan_ptr(p, mc_result(op, 0));
+    for (int i = 0; i < 3; i++) mc_plan_int(p, x->type->dims[i]);
+    mc_plan_int(p, a->type->dims[1]);
 }
 
 /* ---- delta_scan
@@ -125,7 +125,7 @@ delta_step(mc_kb *kb, const delta *d)
 }
 
 static void
-emit_delta_scan(mc_kb *kb, const mc_cpu_kernel *k)
+emit_delta_scan(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef q = kb_arg_ptr(kb, 0), key = kb_arg_ptr(kb, 1), v = kb_arg_ptr(kb, 2), g = kb_arg_ptr(kb, 3);
@@ -158,19 +158,19 @@ emit_delta_scan(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_delta_scan(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_delta_scan(mc_plan *p, const mc_op *op)
 {
     const mc_value *q = mc_operand(op, 0), *v = mc_operand(op, 2);
     if (!all_f32(p, op)) return;
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_delta_scan, NULL, 0, "delta_scan"));
-    for (int i = 0; i < 5; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    mc_cpu_ptr_state(p);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, q->type->dims[0]);
-    mc_cpu_int(p, q->type->dims[1]);
-    mc_cpu_int(p, v->type->dims[2]);
-    mc_cpu_int(p, q->type->dims[2]);
-    mc_cpu_int(p, q->type->dims[3]);
-    mc_cpu_int(p, v->type->dims[3]);
-    mc_cpu_float(p, mc_attr_float(op, "scale"));
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_delta_scan, NULL, 0, "delta_scan"));
+    for (int i = 0; i < 5; i++) mc_plan_ptr(p, mc_operand(op, i));
+    mc_plan_ptr_state(p);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, q->type->dims[0]);
+    mc_plan_int(p, q->type->dims[1]);
+    mc_plan_int(p, v->type->dims[2]);
+    mc_plan_int(p, q->type->dims[2]);
+    mc_plan_int(p, q->type->dims[3]);
+    mc_plan_int(p, v->type->dims[3]);
+    mc_plan_float(p, mc_attr_float(op, "scale"));
 }

@@ -3,14 +3,14 @@
 
 /* Ops that only name memory: they make no launch. */
 static void
-nothing(mc_cpu_plan *p, const mc_op *op)
+nothing(mc_plan *p, const mc_op *op)
 {
     (void)p;
     (void)op;
 }
 
 /* clang-format off */
-static mc_cpu_select_fn *const table[MC_N_OPCODES] = {
+static mc_plan_select_fn *const table[MC_N_OPCODES] = {
     [MC_OP_CONST] = nothing, [MC_OP_PACKED] = nothing, [MC_OP_RETURN] = nothing, [MC_OP_RESHAPE] = nothing,
     [MC_OP_LINEAR] = mc_cpu_select_matmul, [MC_OP_GATED_LINEAR] = mc_cpu_select_matmul,
     [MC_OP_GROUPED_MATMUL] = mc_cpu_select_matmul, [MC_OP_MOE_FFN_UP] = mc_cpu_select_matmul,
@@ -60,18 +60,10 @@ static mc_cpu_select_fn *const table[MC_N_OPCODES] = {
 };
 /* clang-format on */
 
+const mc_plan_backend mc_cpu_backend = {.name = "CPU", .refusal = MC_E0601, .select = table};
+
 bool
 mc_cpu_supports(mc_opcode opcode)
 {
     return table[opcode] != NULL || opcode == MC_OP_CALL;
-}
-
-bool
-mc_cpu_select(mc_cpu_plan *p, const mc_op *op)
-{
-    p->op = op;
-    p->failed = false;
-    if (!table[op->opcode]) return mc_cpu_refuse(p, "there is no kernel for it");
-    table[op->opcode](p, op);
-    return !p->failed;
 }

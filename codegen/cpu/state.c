@@ -49,7 +49,7 @@ emit_append_copy(mc_kb *kb, LLVMValueRef x, LLVMValueRef state, LLVMValueRef n_s
 }
 
 static void
-emit_cache(mc_kb *kb, const mc_cpu_kernel *k)
+emit_cache(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     LLVMValueRef x = kb_arg_ptr(kb, 0), state = kb_arg_ptr(kb, 1), n_s = kb_arg_int(kb, 1), words = kb_arg_int(kb, 3);
@@ -58,24 +58,24 @@ emit_cache(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_cache(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_cache(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    mc_dim row = mc_cpu_product(p, x->type, 2, x->type->rank);
-    int64_t bytes = mc_cpu_need_const(p, row, "a row of a cache") * (int64_t)moec_dtype_bytes(x->type->dtype);
+    mc_dim row = mc_plan_product(p, x->type, 2, x->type->rank);
+    int64_t bytes = mc_plan_need_const(p, row, "a row of a cache") * (int64_t)moec_dtype_bytes(x->type->dtype);
     if (bytes % 4) {
-        mc_cpu_refuse(p, "a position takes %lld bytes, which is not a multiple of 4", (long long)bytes);
+        mc_plan_refuse(p, "a position takes %lld bytes, which is not a multiple of 4", (long long)bytes);
         return;
     }
-    int64_t copies = !mc_cpu_in_state(y);
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_cache, &copies, 1, "cache%s", copies ? "_copy" : ""));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr_state(p);
-    if (copies) mc_cpu_ptr(p, y);
-    mc_cpu_int(p, x->type->dims[0]);
-    mc_cpu_int(p, x->type->dims[1]);
-    mc_cpu_int(p, y->type->dims[1]);
-    mc_cpu_const(p, bytes / 4);
+    int64_t copies = !mc_plan_in_state(y);
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_cache, &copies, 1, "cache%s", copies ? "_copy" : ""));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr_state(p);
+    if (copies) mc_plan_ptr(p, y);
+    mc_plan_int(p, x->type->dims[0]);
+    mc_plan_int(p, x->type->dims[1]);
+    mc_plan_int(p, y->type->dims[1]);
+    mc_plan_const(p, bytes / 4);
 }
 
 /* ---- conv1d ------------------------------------------------------------------------------------------------------ */
@@ -133,7 +133,7 @@ load_taps(mc_kb *kb, conv *c, LLVMValueRef w, LLVMValueRef channel)
 }
 
 static void
-emit_conv1d(mc_kb *kb, const mc_cpu_kernel *k)
+emit_conv1d(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     bool has_bias = k->p[1];
@@ -158,21 +158,22 @@ emit_conv1d(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_conv1d(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_conv1d(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *w = mc_operand(op, 1), *bias = mc_operand(op, 2);
-    int64_t params[2] = {mc_cpu_need_const(p, w->type->dims[2], "the width of a convolution"), bias != NULL};
+    int64_t params[2] = {mc_plan_need_const(p, w->type->dims[2], "the width of a convolution"), bias != NULL};
     if (params[0] > MAX_TAPS || x->type->dtype != MOEC_F32 || w->type->dtype != MOEC_F32) {
-        mc_cpu_refuse(p, "it must be in f32 and at most %d wide", (int)MAX_TAPS);
+        mc_plan_refuse(p, "it must be in f32 and at most %d wide", (int)MAX_TAPS);
         return;
     }
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_conv1d, params, 2, "conv1d_%d%s", (int)params[0], bias ? "_bias" : ""));
-    mc_cpu_ptr(p, x);
-    mc_cpu_ptr(p, w);
-    mc_cpu_ptr(p, bias);
-    mc_cpu_ptr_state(p);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, x->type->dims[0]);
-    mc_cpu_int(p, x->type->dims[1]);
-    mc_cpu_int(p, x->type->dims[2]);
+    mc_plan_launch(p,
+                   mc_plan_kernel_get(p, emit_conv1d, params, 2, "conv1d_%d%s", (int)params[0], bias ? "_bias" : ""));
+    mc_plan_ptr(p, x);
+    mc_plan_ptr(p, w);
+    mc_plan_ptr(p, bias);
+    mc_plan_ptr_state(p);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, x->type->dims[0]);
+    mc_plan_int(p, x->type->dims[1]);
+    mc_plan_int(p, x->type->dims[2]);
 }

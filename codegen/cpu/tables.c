@@ -89,7 +89,7 @@ words(const tables *t, const int64_t *values, unsigned n)
 }
 
 static LLVMValueRef
-syms_of(tables *t, const mc_cpu_plan *p)
+syms_of(tables *t, const mc_plan *p)
 {
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->syms.n);
     for (size_t i = 0; i < p->syms.n; i++) {
@@ -121,7 +121,7 @@ tensors_of(tables *t, const moec_abi_tensor *tensors, size_t n, const char *name
 }
 
 static LLVMValueRef
-weights_of(tables *t, const mc_cpu_plan *p)
+weights_of(tables *t, const mc_plan *p)
 {
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->weights.n);
     for (size_t i = 0; i < p->weights.n; i++) {
@@ -135,7 +135,7 @@ weights_of(tables *t, const mc_cpu_plan *p)
 }
 
 static LLVMValueRef
-states_of(tables *t, const mc_cpu_plan *p)
+states_of(tables *t, const mc_plan *p)
 {
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->states.n);
     for (size_t i = 0; i < p->states.n; i++) {
@@ -147,7 +147,7 @@ states_of(tables *t, const mc_cpu_plan *p)
 }
 
 static LLVMValueRef
-funcs_of(tables *t, const mc_cpu_plan *p)
+funcs_of(tables *t, const mc_plan *p)
 {
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->funcs.n);
     for (size_t i = 0; i < p->funcs.n; i++) {
@@ -160,7 +160,7 @@ funcs_of(tables *t, const mc_cpu_plan *p)
 }
 
 static LLVMValueRef
-kernel_names_of(tables *t, const mc_cpu_plan *p)
+kernel_names_of(tables *t, const mc_plan *p)
 {
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->kernels.n);
     for (size_t i = 0; i < p->kernels.n; i++) items[i] = text(t, p->kernels.items[i]->name.data);
@@ -168,7 +168,7 @@ kernel_names_of(tables *t, const mc_cpu_plan *p)
 }
 
 static LLVMValueRef
-model_of(tables *t, const mc_cpu_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names)
+model_of(tables *t, const mc_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names)
 {
     LLVMValueRef *functions = MC_NEW_N(t->kb->arena, LLVMValueRef, p->kernels.n);
     for (size_t i = 0; i < p->kernels.n; i++) functions[i] = kernels[i];
@@ -223,12 +223,13 @@ model_of(tables *t, const mc_cpu_plan *p, const LLVMValueRef *kernels, const mc_
         u32(t, p->cotangents.n),
         u32(t, p->input_grads.n),
         u32(t, 0),
+        LLVMConstNull(t->kb->ptr),
     };
     return constant(t, record(t, m, sizeof m / sizeof *m), "model", 16);
 }
 
 void
-mc_cpu_tables_emit(mc_kb *kb, const mc_cpu_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names)
+mc_cpu_tables_emit(mc_kb *kb, const mc_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names)
 {
     tables t = {.kb = kb};
     mc_map_init(&t.texts, kb->arena);

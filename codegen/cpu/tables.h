@@ -3,7 +3,7 @@
 #define MC_CODEGEN_CPU_TABLES_H
 
 #include "codegen/cpu/kb.h"
-#include "codegen/cpu/plan.h"
+#include "codegen/plan/plan.h"
 
 typedef struct mc_cpu_names {
     const char *name, *rules, *meta, *query;
@@ -11,6 +11,6 @@ typedef struct mc_cpu_names {
 } mc_cpu_names;
 
 /* kernels: the function of each plan->kernels entry, in order. */
-void mc_cpu_tables_emit(mc_kb *kb, const mc_cpu_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names);
+void mc_cpu_tables_emit(mc_kb *kb, const mc_plan *p, const LLVMValueRef *kernels, const mc_cpu_names *names);
 
 #endif

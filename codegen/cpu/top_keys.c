@@ -173,7 +173,7 @@ find_keys(mc_kb *kb, const finder *f, LLVMValueRef seen)
 }
 
 static void
-emit_top_keys(mc_kb *kb, const mc_cpu_kernel *k)
+emit_top_keys(mc_kb *kb, const mc_plan_kernel *k)
 {
     kb_kernel_begin(kb, k->name.data);
     finder f = {.width = k->p[P_WIDTH], .heads = k->p[P_HEADS], .n = k->p[P_N]};
@@ -200,28 +200,28 @@ emit_top_keys(mc_kb *kb, const mc_cpu_kernel *k)
 }
 
 void
-mc_cpu_select_top_keys(mc_cpu_plan *p, const mc_op *op)
+mc_cpu_select_top_keys(mc_plan *p, const mc_op *op)
 {
     const mc_value *q = mc_operand(op, 0), *k = mc_operand(op, 1), *w = mc_operand(op, 2);
-    int64_t params[3] = {[P_WIDTH] = mc_cpu_need_const(p, q->type->dims[3], "the width of a head"),
-                         [P_HEADS] = mc_cpu_need_const(p, q->type->dims[2], "the number of heads"),
+    int64_t params[3] = {[P_WIDTH] = mc_plan_need_const(p, q->type->dims[3], "the width of a head"),
+                         [P_HEADS] = mc_plan_need_const(p, q->type->dims[2], "the number of heads"),
                          [P_N] = mc_attr_int(op, "n")};
     if (params[P_N] > 1 << 20 || q->type->dtype != MOEC_F32 || k->type->dtype != MOEC_F32 ||
         w->type->dtype != MOEC_F32) {
-        mc_cpu_refuse(p, "its operands must be f32, and n at most 2^20");
+        mc_plan_refuse(p, "its operands must be f32, and n at most 2^20");
         return;
     }
     int64_t vectors = vectors_of(params[P_HEADS], p->vl);
-    mc_cpu_launch(p, mc_cpu_kernel_get(p, emit_top_keys, params, 3, "top_keys_%d_%d_%d", (int)params[P_WIDTH],
-                                       (int)params[P_HEADS], (int)params[P_N]));
-    mc_cpu_ptr(p, q);
-    mc_cpu_ptr(p, k);
-    mc_cpu_ptr(p, w);
-    mc_cpu_ptr(p, mc_result(op, 0));
-    mc_cpu_int(p, q->type->dims[0]);
-    mc_cpu_int(p, q->type->dims[1]);
-    mc_cpu_int(p, k->type->dims[1]);
-    mc_cpu_const(p, mc_cpu_in_state(k));
-    mc_cpu_scratch(
+    mc_plan_launch(p, mc_plan_kernel_get(p, emit_top_keys, params, 3, "top_keys_%d_%d_%d", (int)params[P_WIDTH],
+                                         (int)params[P_HEADS], (int)params[P_N]));
+    mc_plan_ptr(p, q);
+    mc_plan_ptr(p, k);
+    mc_plan_ptr(p, w);
+    mc_plan_ptr(p, mc_result(op, 0));
+    mc_plan_int(p, q->type->dims[0]);
+    mc_plan_int(p, q->type->dims[1]);
+    mc_plan_int(p, k->type->dims[1]);
+    mc_plan_const(p, mc_plan_in_state(k));
+    mc_plan_scratch(
         p, (uint64_t)(vectors * (params[P_WIDTH] + 1) * p->vl + 4 * params[P_N] + MC_DOT_TILE * params[P_WIDTH]) * 4);
 }

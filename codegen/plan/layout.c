@@ -1,8 +1,7 @@
 /* From a module in stage plan to tables: functions with their launches, then the weights and states of every call
  * instance. The one idea: an instance's weights are its function's own, then those of its calls in order; so the index
  * of a weight inside a call is a constant of the caller (weight_base), and only the tables grow with the depth. */
-#include "codegen/cpu/select.h"
-#include "codegen/cpu/target.h"
+#include "codegen/plan/plan.h"
 #include "runtime/base/path.h"
 
 #include <string.h>
@@ -17,7 +16,7 @@ typedef struct func_info {
 } func_info;
 
 typedef struct layout {
-    mc_cpu_plan *p;
+    mc_plan *p;
     MC_VEC(func_info) infos; /* callees before callers, as in plan->funcs */
 } layout;
 
@@ -31,7 +30,7 @@ info_of(const layout *l, const mc_func *f)
 }
 
 static const char *
-c_string(mc_cpu_plan *p, mc_str s)
+c_string(mc_plan *p, mc_str s)
 {
     return mc_str_dup(p->arena, s).data;
 }
@@ -39,25 +38,25 @@ c_string(mc_cpu_plan *p, mc_str s)
 /* ---- symbols -------------------------------------------------------------------------------------------------- */
 
 static void
-mark_symbol(mc_cpu_plan *p, mc_dim d, uint32_t kind)
+mark_symbol(mc_plan *p, mc_dim d, uint32_t kind)
 {
     if (d.n_syms == 1 && d.mul == 1 && d.add == 0) p->syms.items[d.syms[0]].kind = kind;
 }
 
 /* New positions are axis 1 of whatever depends on positions; the history's length is axis 1 of a cache's result. */
 static void
-mark_symbols(mc_cpu_plan *p, const mc_op *op)
+mark_symbols(mc_plan *p, const mc_op *op)
 {
-    bool positional = mc_cpu_owns_state(op) || op->opcode == MC_OP_ROPE || op->opcode == MC_OP_POSITION;
+    bool positional = mc_plan_owns_state(op) || op->opcode == MC_OP_ROPE || op->opcode == MC_OP_POSITION;
     if (!positional) return;
     const mc_type *x = mc_operand(op, 0)->type;
     mark_symbol(p, x->dims[1], 1);
-    if (mc_cpu_owns_state(op) && x->dims[0].n_syms == 1) p->batch_sym = x->dims[0].syms[0];
+    if (mc_plan_owns_state(op) && x->dims[0].n_syms == 1) p->batch_sym = x->dims[0].syms[0];
     if (op->opcode == MC_OP_CACHE) mark_symbol(p, mc_result(op, 0)->type->dims[1], 2);
 }
 
 static void
-use_symbols(mc_cpu_plan *p, const mc_type *t)
+use_symbols(mc_plan *p, const mc_type *t)
 {
     for (int d = 0; d < t->rank; d++)
         for (int i = 0; i < t->dims[d].n_syms; i++) p->syms.items[t->dims[d].syms[i]].kind = 0;
@@ -65,7 +64,7 @@ use_symbols(mc_cpu_plan *p, const mc_type *t)
 
 /* A symbol of an expert body's rows stands in no type once the body is inlined: kind 3. */
 static void
-lay_symbols(mc_cpu_plan *p)
+lay_symbols(mc_plan *p)
 {
     p->batch_sym = UINT32_MAX;
     for (int i = 0; i < p->module->n_syms; i++) {
@@ -111,19 +110,19 @@ ids_limit(const mc_value *v, int depth)
 }
 
 static moec_abi_tensor
-tensor_of(mc_cpu_plan *p, const mc_value *v, const char *fallback, size_t i)
+tensor_of(mc_plan *p, const mc_value *v, const char *fallback, size_t i)
 {
     mc_str name = v->name.len ? mc_str_dup(p->arena, v->name) : mc_strf(p->arena, "%s%zu", fallback, i);
     moec_abi_tensor t = {.name = name.data, .dtype = v->type->dtype, .rank = v->type->rank};
     for (int d = 0; d < MOEC_ABI_MAX_RANK; d++) {
-        t.dims[d] = mc_cpu_expr(d < v->type->rank ? v->type->dims[d] : mc_dim_const(0));
+        t.dims[d] = mc_plan_expr(d < v->type->rank ? v->type->dims[d] : mc_dim_const(0));
     }
     return t;
 }
 
 /* n_outputs: of the results; those after them are what training saves. */
 static void
-lay_signature(mc_cpu_plan *p, const mc_func *model, int n_outputs)
+lay_signature(mc_plan *p, const mc_func *model, int n_outputs)
 {
     for (size_t i = 0; i < model->formals.n; i++) {
         moec_abi_tensor t = tensor_of(p, model->formals.items[i], "input", i);
@@ -176,7 +175,7 @@ scaled_weight(const mc_op *op)
 }
 
 static void
-add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
+add_weight(mc_plan *p, const mc_op *op, mc_str scope)
 {
     const mc_type *t = mc_result(op, 0)->type;
     mc_str prefix = mc_attr_bool(op, "root") ? (mc_str){0} : scope;
@@ -196,10 +195,10 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
     if (w.layout == MOEC_ABI_GRAD) /* frozen here, but not everywhere its function is called (passes/autodiff.c) */
         w.nr = mc_path_matches_any(mc_module_meta(p->module, "train.frozen"), mc_str_of(w.path));
     if (t->rank > 4) {
-        mc_cpu_refuse(p, "a weight has more than 4 axes");
+        mc_plan_refuse(p, "a weight has more than 4 axes");
         return;
     }
-    for (int i = 0; i < t->rank; i++) w.dims[i] = mc_cpu_need_const(p, t->dims[i], "an axis of a weight");
+    for (int i = 0; i < t->rank; i++) w.dims[i] = mc_plan_need_const(p, t->dims[i], "an axis of a weight");
     if (pair) w.dims[t->rank - 2] /= 2;
     if (scale_of.len) {
         w.scale_of = c_string(p, mc_path_join(p->arena, prefix, scale_of));
@@ -210,30 +209,30 @@ add_weight(mc_cpu_plan *p, const mc_op *op, mc_str scope)
 
 /* Bytes of one position (caches) or of one sequence (everything else). */
 static int64_t
-state_bytes(mc_cpu_plan *p, const mc_op *op)
+state_bytes(mc_plan *p, const mc_op *op)
 {
     const mc_type *x = mc_operand(op, 0)->type;
     mc_dim n = mc_dim_const((int64_t)moec_dtype_bytes(x->dtype));
     switch (op->opcode) {
-    case MC_OP_CACHE: n = mc_cpu_times(p, n, mc_cpu_product(p, x, 2, x->rank)); break;
+    case MC_OP_CACHE: n = mc_plan_times(p, n, mc_plan_product(p, x, 2, x->rank)); break;
     case MC_OP_CONV1D: {
         const mc_type *w = mc_operand(op, 1)->type;
-        int64_t size = mc_cpu_need_const(p, w->dims[2], "the width of a convolution");
-        n = mc_cpu_times(p, mc_cpu_times(p, n, mc_dim_const(size - 1)), x->dims[2]);
+        int64_t size = mc_plan_need_const(p, w->dims[2], "the width of a convolution");
+        n = mc_plan_times(p, mc_plan_times(p, n, mc_dim_const(size - 1)), x->dims[2]);
         break;
     }
-    case MC_OP_SELECTIVE_SCAN: n = mc_cpu_times(p, n, mc_cpu_count(p, mc_operand(op, 2)->type)); break;
+    case MC_OP_SELECTIVE_SCAN: n = mc_plan_times(p, n, mc_plan_count(p, mc_operand(op, 2)->type)); break;
     default: { /* delta_scan: H x dk x dv */
         const mc_type *v = mc_operand(op, 2)->type;
-        n = mc_cpu_times(p, n, mc_cpu_times(p, mc_cpu_product(p, v, 2, 4), x->dims[3]));
+        n = mc_plan_times(p, n, mc_plan_times(p, mc_plan_product(p, v, 2, 4), x->dims[3]));
         break;
     }
     }
-    return mc_cpu_need_const(p, n, "the state of one sequence");
+    return mc_plan_need_const(p, n, "the state of one sequence");
 }
 
 static void
-add_state(mc_cpu_plan *p, const mc_op *op, mc_str scope, int number)
+add_state(mc_plan *p, const mc_op *op, mc_str scope, int number)
 {
     mc_str name = mc_strf(p->arena, "%s%d", mc_op_info_of(op)->text, number);
     moec_abi_state s = {.name = c_string(p, mc_path_join(p->arena, scope, name)),
@@ -243,14 +242,14 @@ add_state(mc_cpu_plan *p, const mc_op *op, mc_str scope, int number)
 }
 
 static void
-add_instance(mc_cpu_plan *p, const mc_func *f, mc_str scope)
+add_instance(mc_plan *p, const mc_func *f, mc_str scope)
 {
     int n_states = 0;
     MC_FOR_OPS(op, f)
     {
         p->op = op;
         if (op->opcode == MC_OP_PACKED) add_weight(p, op, scope);
-        if (mc_cpu_owns_state(op)) add_state(p, op, scope, n_states++);
+        if (mc_plan_owns_state(op)) add_state(p, op, scope, n_states++);
     }
     MC_FOR_OPS(op, f)
     {
@@ -265,43 +264,53 @@ add_instance(mc_cpu_plan *p, const mc_func *f, mc_str scope)
 static void
 add_call(layout *l, const mc_op *op, uint32_t weight_base, uint32_t state_base)
 {
-    mc_cpu_plan *p = l->p;
+    mc_plan *p = l->p;
     const func_info *callee = info_of(l, mc_attr_func(op, "callee"));
     if (op->n_operands + op->n_results > MAX_CALL_ARGS) {
-        mc_cpu_refuse(p, "it has more than %d arguments and results", (int)MAX_CALL_ARGS);
+        mc_plan_refuse(p, "it has more than %d arguments and results", (int)MAX_CALL_ARGS);
         return;
     }
-    mc_cpu_kernel target = {.index = callee->index};
-    mc_cpu_launch(p, &target);
+    mc_plan_kernel target = {.index = callee->index};
+    mc_plan_launch(p, &target);
     moec_abi_launch *launch = &p->launches.items[p->launches.n - 1];
     launch->kind = MOEC_LAUNCH_CALL;
     launch->flags = MOEC_LAUNCH_NO_BARRIER;
     launch->weight_base = weight_base;
     launch->state_base = state_base;
-    for (int i = 0; i < op->n_operands; i++) mc_cpu_ptr(p, mc_operand(op, i));
-    for (int i = 0; i < op->n_results; i++) mc_cpu_ptr(p, mc_result(op, i));
+    for (int i = 0; i < op->n_operands; i++) mc_plan_ptr(p, mc_operand(op, i));
+    for (int i = 0; i < op->n_results; i++) mc_plan_ptr(p, mc_result(op, i));
 }
 
 static void
-lay_slots(mc_cpu_plan *p, const mc_func *f)
+lay_slots(mc_plan *p, const mc_func *f)
 {
     for (size_t i = 0; i < f->n_slots; i++) {
         moec_abi_slot slot = {.first_expr = (uint32_t)p->exprs.n, .n_exprs = (uint32_t)f->slots[i].n_bytes};
         for (size_t j = 0; j < f->slots[i].n_bytes; j++) {
-            mc_vec_push(p->arena, &p->exprs, mc_cpu_expr(f->slots[i].bytes[j]));
+            mc_vec_push(p->arena, &p->exprs, mc_plan_expr(f->slots[i].bytes[j]));
         }
         mc_vec_push(p->arena, &p->slots, slot);
     }
 }
 
+static void
+select_op(mc_plan *p, const mc_op *op)
+{
+    mc_plan_select_fn *select = p->backend->select[op->opcode];
+    if (select)
+        select(p, op);
+    else
+        mc_plan_refuse(p, "there is no kernel for it");
+}
+
 static bool
 lay_ops(layout *l, const mc_func *f, func_info *info)
 {
-    mc_cpu_plan *p = l->p;
+    mc_plan *p = l->p;
     MC_FOR_OPS(op, f)
     {
         info->n_weights += op->opcode == MC_OP_PACKED;
-        info->n_states += mc_cpu_owns_state(op);
+        info->n_states += mc_plan_owns_state(op);
     }
     bool ok = true;
     MC_FOR_OPS(op, f)
@@ -314,7 +323,7 @@ lay_ops(layout *l, const mc_func *f, func_info *info)
             info->n_weights += callee->n_weights;
             info->n_states += callee->n_states;
         } else {
-            mc_cpu_select(p, op);
+            select_op(p, op);
         }
         ok = ok && !p->failed;
     }
@@ -325,7 +334,7 @@ lay_ops(layout *l, const mc_func *f, func_info *info)
 static bool
 lay_func(layout *l, const mc_func *f)
 {
-    mc_cpu_plan *p = l->p;
+    mc_plan *p = l->p;
     if (info_of(l, f)) return true;
     bool ok = true;
     MC_FOR_OPS(op, f)
@@ -350,16 +359,16 @@ lay_func(layout *l, const mc_func *f)
 /* ---- training --------------------------------------------------------------------------------------------------- */
 
 static bool
-malformed(mc_cpu_plan *p, const char *what)
+malformed(mc_plan *p, const char *what)
 {
     p->op = NULL;
     p->failed = false;
-    return mc_cpu_refuse(p, "its training metas and functions disagree: %s", what);
+    return mc_plan_refuse(p, "its training metas and functions disagree: %s", what);
 }
 
 /* At most `max` numbers separated by spaces, each below `limit`. */
 static bool
-read_indices(mc_cpu_plan *p, mc_str text, size_t limit, size_t max, uint32_t *out, size_t *n_out)
+read_indices(mc_plan *p, mc_str text, size_t limit, size_t max, uint32_t *out, size_t *n_out)
 {
     *n_out = 0;
     for (size_t at = 0; at < text.len;) {
@@ -382,7 +391,7 @@ same_type(const mc_value *v, const mc_value *formal)
 
 /* formals of backward: inputs, saved, cotangents; results: input gradients. */
 static bool
-check_pair(mc_cpu_plan *p, const mc_func *model, const mc_func *back, size_t n_outputs)
+check_pair(mc_plan *p, const mc_func *model, const mc_func *back, size_t n_outputs)
 {
     const mc_values *formals = &back->formals;
     const mc_op *results = model->last;
@@ -406,7 +415,7 @@ check_pair(mc_cpu_plan *p, const mc_func *model, const mc_func *back, size_t n_o
 
 /* *back: NULL for inference. */
 static bool
-find_backward(mc_cpu_plan *p, const mc_func *model, const mc_func **back, size_t *n_outputs)
+find_backward(mc_plan *p, const mc_func *model, const mc_func **back, size_t *n_outputs)
 {
     mc_str name = mc_module_meta(p->module, "train.backward");
     size_t n_results = model->last->n_operands, n = 0;
@@ -430,14 +439,16 @@ find_backward(mc_cpu_plan *p, const mc_func *model, const mc_func **back, size_t
 }
 
 bool
-mc_cpu_plan_build(mc_cpu_plan *p, mc_arena *arena, const mc_module *module, const mc_cpu_target *target,
-                  mc_diags *diags)
+mc_plan_build(mc_plan *p, mc_arena *arena, const mc_module *module, const mc_plan_backend *backend, mc_diags *diags)
 {
-    *p = (mc_cpu_plan){.arena = arena, .module = module, .diags = diags, .target = target, .vl = target->vl};
+    p->arena = arena;
+    p->module = module;
+    p->backend = backend;
+    p->diags = diags;
     mc_map_init(&p->kernel_names, arena);
     const mc_func *model = mc_module_model(module);
     if (module->stage != MC_STAGE_PLAN || !model) {
-        return mc_cpu_refuse(p, module->stage == MC_STAGE_PLAN ? "it has no model" : "it is not in stage plan");
+        return mc_plan_refuse(p, module->stage == MC_STAGE_PLAN ? "it has no model" : "it is not in stage plan");
     }
     layout l = {.p = p};
     const mc_func *back;

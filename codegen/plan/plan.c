@@ -1,13 +1,13 @@
 /* What select functions call: kernels by name, launches and their arguments, dims. The one idea: argument tables are
  * appended to flat arrays in the order of the calls, so a launch is three (first, count) pairs and nothing is copied.
  */
-#include "codegen/cpu/plan.h"
+#include "codegen/plan/plan.h"
 
 #include <stdarg.h>
 #include <string.h>
 
 bool
-mc_cpu_refuse(mc_cpu_plan *p, const char *format, ...)
+mc_plan_refuse(mc_plan *p, const char *format, ...)
 {
     if (!p->failed) {
         va_list args;
@@ -15,24 +15,23 @@ mc_cpu_refuse(mc_cpu_plan *p, const char *format, ...)
         mc_str why = mc_strfv(p->arena, format, args);
         va_end(args);
         const char *name = p->op ? mc_op_info_of(p->op)->text : "module";
-        mc_error(p->diags, p->op ? p->op->span : (mc_span){0}, MC_E0601, "the CPU backend cannot compile '%s': %.*s",
-                 name, MC_FMT(why));
+        mc_error(p->diags, p->op ? p->op->span : (mc_span){0}, p->backend->refusal,
+                 "the %s backend cannot compile '%s': %.*s", p->backend->name, name, MC_FMT(why));
     }
     p->failed = true;
     return false;
 }
 
-mc_cpu_kernel *
-mc_cpu_kernel_get(mc_cpu_plan *p, mc_cpu_emit_fn *emit, const int64_t *params, int n_params, const char *name_format,
-                  ...)
+mc_plan_kernel *
+mc_plan_kernel_get(mc_plan *p, mc_plan_emit_fn *emit, const int64_t *params, int n_params, const char *name_format, ...)
 {
     va_list args;
     va_start(args, name_format);
     mc_str name = mc_strfv(p->arena, name_format, args);
     va_end(args);
-    mc_cpu_kernel *k = mc_map_get(&p->kernel_names, name);
+    mc_plan_kernel *k = mc_map_get(&p->kernel_names, name);
     if (k) return k;
-    k = MC_NEW(p->arena, mc_cpu_kernel);
+    k = MC_NEW(p->arena, mc_plan_kernel);
     k->name = name;
     k->emit = emit;
     for (int i = 0; i < n_params; i++) k->p[i] = params[i];
@@ -44,7 +43,7 @@ mc_cpu_kernel_get(mc_cpu_plan *p, mc_cpu_emit_fn *emit, const int64_t *params, i
 
 /* "linear self_attn.q_proj.weight", "rmsnorm x": enough to find the op in a profile. */
 static uint32_t
-add_label(mc_cpu_plan *p)
+add_label(mc_plan *p)
 {
     mc_str detail = {0};
     for (int i = 0; i < p->op->n_operands && !detail.len; i++) {
@@ -59,13 +58,13 @@ add_label(mc_cpu_plan *p)
 }
 
 static moec_abi_launch *
-open_launch(mc_cpu_plan *p)
+open_launch(mc_plan *p)
 {
     return &p->launches.items[p->launches.n - 1];
 }
 
 void
-mc_cpu_launch(mc_cpu_plan *p, const mc_cpu_kernel *kernel)
+mc_plan_launch(mc_plan *p, const mc_plan_kernel *kernel)
 {
     moec_abi_launch l = {.kind = MOEC_LAUNCH_KERNEL,
                          .target = kernel->index,
@@ -77,7 +76,7 @@ mc_cpu_launch(mc_cpu_plan *p, const mc_cpu_kernel *kernel)
 }
 
 moec_abi_expr
-mc_cpu_expr(mc_dim d)
+mc_plan_expr(mc_dim d)
 {
     moec_abi_expr e = {.mul = d.mul, .add = d.add};
     memset(e.syms, 0xFF, sizeof e.syms);
@@ -86,11 +85,11 @@ mc_cpu_expr(mc_dim d)
 }
 
 static void
-push_ref(mc_cpu_plan *p, moec_abi_ref ref)
+push_ref(mc_plan *p, moec_abi_ref ref)
 {
     moec_abi_launch *l = open_launch(p);
     if (l->kind == MOEC_LAUNCH_KERNEL && l->n_refs == MOEC_ABI_MAX_PTRS) {
-        mc_cpu_refuse(p, "it needs more than %d tensors", (int)MOEC_ABI_MAX_PTRS);
+        mc_plan_refuse(p, "it needs more than %d tensors", (int)MOEC_ABI_MAX_PTRS);
         return;
     }
     mc_vec_push(p->arena, &p->refs, ref);
@@ -110,7 +109,7 @@ base_of(const mc_value *v, int64_t *offset_elems, bool *strided)
 }
 
 static bool
-place_of(mc_cpu_plan *p, const mc_value *v, moec_abi_ref *ref)
+place_of(mc_plan *p, const mc_value *v, moec_abi_ref *ref)
 {
     ref->index = (uint32_t)v->place.index;
     switch (v->place.kind) {
@@ -122,13 +121,13 @@ place_of(mc_cpu_plan *p, const mc_value *v, moec_abi_ref *ref)
         return true;
     case MC_PLACE_WEIGHT: ref->place = MOEC_ABI_WEIGHT; return true;
     case MC_PLACE_STATE: ref->place = MOEC_ABI_STATE; return true;
-    case MC_PLACE_CONST: return mc_cpu_refuse(p, "an operand that is a constant must be a tensor in memory here");
-    default: return mc_cpu_refuse(p, "a value has no place (run plan-memory first)");
+    case MC_PLACE_CONST: return mc_plan_refuse(p, "an operand that is a constant must be a tensor in memory here");
+    default: return mc_plan_refuse(p, "a value has no place (run plan-memory first)");
     }
 }
 
 void
-mc_cpu_ptr_at(mc_cpu_plan *p, const mc_value *v, mc_dim offset_bytes)
+mc_plan_ptr_at(mc_plan *p, const mc_value *v, mc_dim offset_bytes)
 {
     int64_t elems = 0;
     bool strided = false;
@@ -136,70 +135,70 @@ mc_cpu_ptr_at(mc_cpu_plan *p, const mc_value *v, mc_dim offset_bytes)
     moec_abi_ref ref = {0};
     int64_t bytes;
     if (strided) {
-        mc_cpu_refuse(p, "views with gaps between rows are not supported");
+        mc_plan_refuse(p, "views with gaps between rows are not supported");
     } else if (__builtin_mul_overflow(elems, (int64_t)moec_dtype_bytes(v->type->dtype), &bytes) ||
                (bytes && !mc_dim_is_const(offset_bytes))) {
-        mc_cpu_refuse(p, "the offset of a view leaves the form of a dimension");
+        mc_plan_refuse(p, "the offset of a view leaves the form of a dimension");
     } else if (place_of(p, base, &ref)) {
         offset_bytes.add += bytes;
-        ref.offset = mc_cpu_expr(offset_bytes);
+        ref.offset = mc_plan_expr(offset_bytes);
     }
     push_ref(p, ref);
 }
 
 void
-mc_cpu_ptr(mc_cpu_plan *p, const mc_value *v)
+mc_plan_ptr(mc_plan *p, const mc_value *v)
 {
     if (v) {
-        mc_cpu_ptr_at(p, v, mc_dim_const(0));
+        mc_plan_ptr_at(p, v, mc_dim_const(0));
     } else {
-        moec_abi_ref ref = {.place = MOEC_ABI_NULL, .offset = mc_cpu_expr(mc_dim_const(0))};
+        moec_abi_ref ref = {.place = MOEC_ABI_NULL, .offset = mc_plan_expr(mc_dim_const(0))};
         push_ref(p, ref);
     }
 }
 
 bool
-mc_cpu_owns_state(const mc_op *op)
+mc_plan_owns_state(const mc_op *op)
 {
     return mc_op_has(op, MC_TRAIT_STATE) && op->opcode != MC_OP_CALL;
 }
 
 void
-mc_cpu_ptr_state(mc_cpu_plan *p)
+mc_plan_ptr_state(mc_plan *p)
 {
-    moec_abi_ref ref = {.place = MOEC_ABI_STATE, .offset = mc_cpu_expr(mc_dim_const(0))};
+    moec_abi_ref ref = {.place = MOEC_ABI_STATE, .offset = mc_plan_expr(mc_dim_const(0))};
     MC_FOR_OPS(op, p->op->func)
     {
         if (op == p->op) break;
-        ref.index += mc_cpu_owns_state(op);
+        ref.index += mc_plan_owns_state(op);
     }
     push_ref(p, ref);
 }
 
 void
-mc_cpu_int(mc_cpu_plan *p, mc_dim value)
+mc_plan_int(mc_plan *p, mc_dim value)
 {
     moec_abi_launch *l = open_launch(p);
     if (l->n_ints == MOEC_ABI_MAX_INTS) {
-        mc_cpu_refuse(p, "it needs more than %d sizes", (int)MOEC_ABI_MAX_INTS);
+        mc_plan_refuse(p, "it needs more than %d sizes", (int)MOEC_ABI_MAX_INTS);
         return;
     }
-    mc_vec_push(p->arena, &p->exprs, mc_cpu_expr(value));
+    mc_vec_push(p->arena, &p->exprs, mc_plan_expr(value));
     l->n_ints++;
 }
 
 void
-mc_cpu_const(mc_cpu_plan *p, int64_t value)
+mc_plan_const(mc_plan *p, int64_t value)
 {
-    mc_cpu_int(p, mc_dim_const(value));
+    mc_plan_int(p, mc_dim_const(value));
 }
 
 void
-mc_cpu_float(mc_cpu_plan *p, double value)
+mc_plan_float(mc_plan *p, double value)
 {
     moec_abi_launch *l = open_launch(p);
     if (l->n_floats == MOEC_ABI_MAX_FLOATS) {
-        mc_cpu_refuse(p, "it needs more than %d numbers", (int)MOEC_ABI_MAX_FLOATS);
+        mc_plan_refuse(p, "it needs more than %d numbers", (int)MOEC_ABI_MAX_FLOATS);
         return;
     }
     mc_vec_push(p->arena, &p->floats, value);
@@ -207,13 +206,19 @@ mc_cpu_float(mc_cpu_plan *p, double value)
 }
 
 void
-mc_cpu_scratch(mc_cpu_plan *p, uint64_t n_bytes)
+mc_plan_scratch(mc_plan *p, uint64_t n_bytes)
 {
     if (n_bytes > p->scratch_bytes) p->scratch_bytes = n_bytes;
 }
 
+void
+mc_plan_scratch_dim(mc_plan *p, mc_dim n_bytes)
+{
+    mc_vec_push(p->arena, &p->scratches, mc_plan_expr(n_bytes));
+}
+
 bool
-mc_cpu_is_const(const mc_value *v, double *out)
+mc_plan_is_const(const mc_value *v, double *out)
 {
     int64_t elems = 0;
     bool strided = false;
@@ -224,7 +229,7 @@ mc_cpu_is_const(const mc_value *v, double *out)
 }
 
 bool
-mc_cpu_in_state(const mc_value *v)
+mc_plan_in_state(const mc_value *v)
 {
     int64_t elems = 0;
     bool strided = false;
@@ -232,7 +237,7 @@ mc_cpu_in_state(const mc_value *v)
 }
 
 bool
-mc_cpu_in_gradient(const mc_value *v)
+mc_plan_in_gradient(const mc_value *v)
 {
     int64_t elems = 0;
     bool strided = false;
@@ -241,38 +246,38 @@ mc_cpu_in_gradient(const mc_value *v)
 }
 
 mc_dim
-mc_cpu_times(mc_cpu_plan *p, mc_dim a, mc_dim b)
+mc_plan_times(mc_plan *p, mc_dim a, mc_dim b)
 {
     mc_dim out;
     if (mc_dim_mul(a, b, &out)) return out;
-    mc_cpu_refuse(p, "a size is not a number times at most three symbols");
+    mc_plan_refuse(p, "a size is not a number times at most three symbols");
     return mc_dim_const(0);
 }
 
 mc_dim
-mc_cpu_product(mc_cpu_plan *p, const mc_type *t, int from, int to)
+mc_plan_product(mc_plan *p, const mc_type *t, int from, int to)
 {
     mc_dim n = mc_dim_const(1);
-    for (int i = from; i < to; i++) n = mc_cpu_times(p, n, t->dims[i]);
+    for (int i = from; i < to; i++) n = mc_plan_times(p, n, t->dims[i]);
     return n;
 }
 
 mc_dim
-mc_cpu_rows(mc_cpu_plan *p, const mc_type *t)
+mc_plan_rows(mc_plan *p, const mc_type *t)
 {
-    return mc_cpu_product(p, t, 0, t->rank - 1);
+    return mc_plan_product(p, t, 0, t->rank - 1);
 }
 
 mc_dim
-mc_cpu_count(mc_cpu_plan *p, const mc_type *t)
+mc_plan_count(mc_plan *p, const mc_type *t)
 {
-    return mc_cpu_product(p, t, 0, t->rank);
+    return mc_plan_product(p, t, 0, t->rank);
 }
 
 int64_t
-mc_cpu_need_const(mc_cpu_plan *p, mc_dim d, const char *what)
+mc_plan_need_const(mc_plan *p, mc_dim d, const char *what)
 {
     if (mc_dim_is_const(d)) return d.n_syms ? d.add : d.mul + d.add;
-    mc_cpu_refuse(p, "%s must be a constant size", what);
+    mc_plan_refuse(p, "%s must be a constant size", what);
     return 0;
 }

@@ -1,0 +1,2 @@
+// base: what every kernel file begins with.
+#pragma once

@@ -52,6 +52,22 @@ mc_in_give_dims(mc_infer *in, moec_dtype dtype, const mc_dim *dims, int rank)
     return mc_in_give(in, mc_type_get(in->module, dtype, dims, rank));
 }
 
+moec_dtype
+mc_in_to(const mc_infer *in, moec_dtype otherwise)
+{
+    moec_dtype to = mc_attr_at(in->opcode, in->attrs, "to", MC_ATTR_DTYPE).as.dtype;
+    return to == MOEC_DTYPE_NONE ? otherwise : to;
+}
+
+bool
+mc_in_give_to(mc_infer *in, const mc_type *type)
+{
+    moec_dtype to = mc_in_to(in, type->dtype);
+    if (to != MOEC_F32 && to != MOEC_BF16 && to != MOEC_F16 && to != type->dtype)
+        return mc_in_refuse(in, MC_E0404, "to is %s: a result is f32, bf16 or f16", moec_dtype_name(to));
+    return mc_in_give(in, mc_type_with_dtype(in->module, type, to));
+}
+
 static const char *
 port_name(const mc_infer *in, int i)
 {

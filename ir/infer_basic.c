@@ -150,11 +150,11 @@ mc_infer_linear(mc_infer *in)
     const mc_type *y = mc_type_with_last(in->module, x, w->dims[0]);
     if (!mc_in_want_vector(in, 2, w->dims[0]) || !mc_in_want_scale(in, 3, w)) return false;
     if (!mc_in_want_shape(in, 4, y->dims, y->rank)) return false;
-    if (residual && residual->dtype != y->dtype) {
+    if (residual && residual->dtype != mc_in_to(in, y->dtype)) {
         return mc_in_refuse(in, MC_E0318, "the residual is %s, but the result is %s", moec_dtype_name(residual->dtype),
-                            moec_dtype_name(y->dtype));
+                            moec_dtype_name(mc_in_to(in, y->dtype)));
     }
-    return mc_in_give(in, y);
+    return mc_in_give_to(in, y);
 }
 
 bool
@@ -177,7 +177,7 @@ mc_infer_head_linear(mc_infer *in)
                             mc_in_dim_text(in, mc_type_last(x)), mc_in_dim_text(in, takes));
     }
     if (!mc_in_want_scale(in, 2, w)) return false;
-    return mc_in_give(in, mc_type_with_last(in->module, x, transposed ? w->dims[1] : width));
+    return mc_in_give_to(in, mc_type_with_last(in->module, x, transposed ? w->dims[1] : width));
 }
 
 bool
@@ -193,7 +193,7 @@ mc_infer_gated_linear(mc_infer *in)
     if (!pair && !mc_in_want_shape(in, 2, one, 2)) return false;
     if (!mc_in_want_vector(in, 3, width) || !mc_in_want_vector(in, 4, width)) return false;
     if (!mc_in_want_scale(in, 5, single) || !mc_in_want_scale(in, 6, pair ? single : mc_in_type(in, 2))) return false;
-    return mc_in_give(in, mc_type_with_last(in->module, x, width));
+    return mc_in_give_to(in, mc_type_with_last(in->module, x, width));
 }
 
 bool
@@ -208,7 +208,7 @@ mc_infer_norm(mc_infer *in)
         static const char *const rounds[] = {"after", "before", NULL};
         if (!mc_in_want_choice(in, "round", rounds)) return false;
     }
-    return mc_in_give(in, x);
+    return mc_in_give_to(in, x);
 }
 
 /* Elementwise in shape and dtype; the few attributes of such ops are checked here too. */

@@ -102,7 +102,7 @@ mc_infer_same2(mc_infer *in)
 bool
 mc_infer_glu(mc_infer *in)
 {
-    return mc_in_want_choice(in, "act", mc_in_act_names) && want_same(in, 1, 0) && mc_in_give(in, mc_in_type(in, 0));
+    return mc_in_want_choice(in, "act", mc_in_act_names) && want_same(in, 1, 0) && mc_in_give_to(in, mc_in_type(in, 0));
 }
 
 bool
@@ -110,7 +110,7 @@ mc_infer_glu_grad(mc_infer *in)
 {
     const mc_type *g = mc_in_type(in, 0);
     return mc_in_want_choice(in, "act", mc_in_act_names) && want_same(in, 1, 0) && want_same(in, 2, 0) &&
-           mc_in_give(in, g) && mc_in_give(in, g);
+           mc_in_give_to(in, g) && mc_in_give_to(in, g);
 }
 
 bool
@@ -119,7 +119,8 @@ mc_infer_moe_glu_grad(mc_infer *in)
     const mc_type *g = mc_in_type(in, 0);
     if (!mc_in_want_choice(in, "act", mc_in_act_names) || !mc_in_want_rank(in, 0, 2, 2)) return false;
     if (!want_same(in, 1, 0) || !want_same(in, 2, 0) || !mc_in_want_vector(in, 3, g->dims[0])) return false;
-    for (int i = 0; i < 3; i++) mc_in_give(in, g);
+    for (int i = 0; i < 3; i++)
+        if (!mc_in_give_to(in, g)) return false;
     return mc_in_give_dims(in, g->dtype, g->dims, 1);
 }
 
@@ -216,7 +217,7 @@ mc_infer_linear_dx(mc_infer *in)
         return mc_in_refuse(in, MC_E0310, "dy has %s channels, w %s rows", mc_in_dim_text(in, mc_type_last(dy)),
                             mc_in_dim_text(in, w->dims[0]));
     const mc_type *dx = mc_type_with_last(in->module, dy, w->dims[1]);
-    return mc_in_want_shape(in, 2, dx->dims, dx->rank) && mc_in_give(in, dx);
+    return mc_in_want_shape(in, 2, dx->dims, dx->rank) && mc_in_give_to(in, dx);
 }
 
 bool
@@ -253,7 +254,7 @@ mc_infer_grouped_dx(mc_infer *in)
     if (!mc_in_want_shape(in, 1, want, 3)) return false;
     if (!mc_in_want_vector(in, 2, mc_dim_const(mc_dim_eval(w->dims[0], NULL) + 1))) return false;
     const mc_dim dims[] = {a, w->dims[2]};
-    return mc_in_want_shape(in, 4, dims, 2) && mc_in_give_dims(in, dy->dtype, dims, 2);
+    return mc_in_want_shape(in, 4, dims, 2) && mc_in_give_to(in, mc_type_get(in->module, dy->dtype, dims, 2));
 }
 
 bool

@@ -22,6 +22,10 @@ mc_func *mc_in_func(const mc_infer *in, const char *name);
 const mc_type *mc_in_type(const mc_infer *in, int i);
 bool mc_in_give(mc_infer *in, const mc_type *type); /* true */
 bool mc_in_give_dims(mc_infer *in, moec_dtype dtype, const mc_dim *dims, int rank);
+/* The element type that attribute `to` says; `otherwise` when it is absent. */
+moec_dtype mc_in_to(const mc_infer *in, moec_dtype otherwise);
+/* The type, with that element type. Refuses a `to` that is no float. */
+bool mc_in_give_to(mc_infer *in, const mc_type *type);
 
 /* Reports "linear: <text>" with the operand types as a note; false. */
 bool mc_in_refuse(mc_infer *in, mc_code code, const char *format, ...) MOEC_PRINTF(3, 4);

@@ -174,7 +174,7 @@ mc_infer_grouped_matmul(mc_infer *in)
     if (!check_stack(in, 1, 2, mc_type_last(x))) return false;
     if (!mc_in_want_shape(in, 3, w->dims, 2) || !mc_in_want_scale(in, 4, w)) return false;
     const mc_dim dims[] = {rows ? rows->dims[0] : x->dims[0], w->dims[1]};
-    return mc_in_give_dims(in, x->dtype, dims, 2);
+    return mc_in_give_to(in, mc_type_get(in->module, x->dtype, dims, 2));
 }
 
 bool
@@ -183,7 +183,8 @@ mc_infer_moe_unpermute(mc_infer *in)
     const mc_type *y = mc_in_type(in, 0), *x = in->results[0];
     if (!mc_in_want_rank(in, 0, 2, 2) || !mc_in_want_rank(in, 1, 1, 1)) return false;
     if (!mc_in_want_vector(in, 2, y->dims[0]) || !mc_in_want_vector(in, 3, y->dims[0])) return false;
-    if (x->dtype != y->dtype) return mc_in_refuse(in, MC_E0318, "the result must be %s", moec_dtype_name(y->dtype));
+    moec_dtype to = mc_in_to(in, y->dtype);
+    if (x->dtype != to) return mc_in_refuse(in, MC_E0318, "the result must be %s", moec_dtype_name(to));
     if (x->rank >= 1 && mc_dim_eq(mc_type_last(x), y->dims[1])) return true;
     return mc_in_refuse(in, MC_E0310, "the result must be [..., %s], but is declared as %s",
                         mc_in_dim_text(in, y->dims[1]), mc_in_shape_text(in, x->dims, x->rank));
@@ -212,7 +213,7 @@ mc_infer_moe_ffn_up(mc_infer *in)
     if (!mc_in_want_shape(in, 5, one, 2) || !mc_in_want_shape(in, 6, one, 2)) return false;
     if (!mc_in_want_scale(in, 7, single) || !mc_in_want_scale(in, 8, pair ? single : mc_in_type(in, 2))) return false;
     const mc_dim dims[] = {tokens->dims[0], width};
-    return mc_in_give_dims(in, x->dtype, dims, 2);
+    return mc_in_give_to(in, mc_type_get(in->module, x->dtype, dims, 2));
 }
 
 bool
@@ -222,7 +223,8 @@ mc_infer_moe_ffn_down(mc_infer *in)
     if (!mc_in_want_rank(in, 0, 2, 2) || !check_stack(in, 1, 2, h->dims[1])) return false;
     if (!mc_in_want_vector(in, 3, h->dims[0]) || !mc_in_want_vector(in, 4, h->dims[0])) return false;
     if (!mc_in_want_shape(in, 5, w->dims, 2) || !mc_in_want_scale(in, 6, w)) return false;
-    if (y->dtype != h->dtype) return mc_in_refuse(in, MC_E0318, "the result must be %s", moec_dtype_name(h->dtype));
+    moec_dtype to = mc_in_to(in, h->dtype);
+    if (y->dtype != to) return mc_in_refuse(in, MC_E0318, "the result must be %s", moec_dtype_name(to));
     if (y->rank >= 1 && mc_dim_eq(mc_type_last(y), w->dims[1])) return true;
     return mc_in_refuse(in, MC_E0310, "the result must be [..., %s], but is declared as %s",
                         mc_in_dim_text(in, w->dims[1]), mc_in_shape_text(in, y->dims, y->rank));

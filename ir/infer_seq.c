@@ -41,7 +41,7 @@ mc_infer_rope(mc_infer *in)
     int64_t dims = mc_in_int(in, "dims") ? mc_in_int(in, "dims") : last.mul;
     if (dims % 2)
         return mc_in_refuse(in, MC_E0310, "channels are rotated in pairs, but there are %lld", (long long)dims);
-    return mc_in_give(in, x);
+    return mc_in_give_to(in, x);
 }
 
 bool
@@ -92,7 +92,7 @@ mc_infer_sdpa(mc_infer *in)
                             mc_in_dim_text(in, key_heads));
     }
     if (!mc_in_want_vector(in, 3, heads) || !check_attention(in)) return false;
-    return mc_in_give(in, mc_type_with_last(in->module, q, v->dims[3]));
+    return mc_in_give_to(in, mc_type_with_last(in->module, q, v->dims[3]));
 }
 
 bool
@@ -108,7 +108,7 @@ mc_infer_latent_sdpa(mc_infer *in)
     const mc_dim want_k[] = {q->dims[0], c->dims[1], mc_dim_const(1), q_rot->dims[3]};
     if (!mc_in_want_shape(in, 1, want_c, 3) || !mc_in_want_shape(in, 2, want_q, 4)) return false;
     if (!mc_in_want_shape(in, 3, want_k, 4) || !check_attention(in)) return false;
-    return mc_in_give(in, q);
+    return mc_in_give_to(in, q);
 }
 
 bool

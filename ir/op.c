@@ -62,11 +62,13 @@
 #define NUMBER_BOOL(value) (value)
 #define NUMBER_STR(value) 0
 #define NUMBER_FLOATS(value) 0
+#define NUMBER_DTYPE(value) 0
 #define TEXT_INT(value) NULL
 #define TEXT_FLOAT(value) NULL
 #define TEXT_BOOL(value) NULL
 #define TEXT_STR(value) (value)
 #define TEXT_FLOATS(value) NULL
+#define TEXT_DTYPE(value) NULL
 
 #define MC_OP(ID, text, stages, traits, infer, operands, results, attrs, doc)                                          \
     static const mc_port_info operands_##ID[] = operands;                                                              \

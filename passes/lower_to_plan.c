@@ -1,8 +1,8 @@
 /* lower-to-plan: every weight is replaced by the packed form that the target's kernels read.
  *
- *   needs     stage tensor or dist, experts expanded; option nr: columns of a panel; option rows: for training
+ *   needs     stage tensor or dist, experts expanded; option nr: columns of a panel; option rows: no panels
  *   keeps     every bit (packing moves elements and widens vectors to f32); leaves stage plan
- *   refuses   gate and up weights that cannot be one pair (E0507); ops that a plan cannot hold (E0405); with rows,
+ *   refuses   gate and up weights that cannot be one pair (E0507); ops that a plan cannot hold (E0405); with rows = 1,
  *             weights that are not f32 (E0509)
  *
  * before:  %w = weight {path = "q.weight", role = "attention"} : bf16[512, 256]
@@ -17,8 +17,9 @@
  *   embed (table), head_linear (w)                      rows          as stored
  *   everything else                                     rows          f32 (integers stay)
  *
- * A weight that is read in several ways is packed once for each. With rows = 1 all are rows: kernels of training read
- * the parameters where the caller has them. Each accumulate then gets the buffer that it adds to:
+ * A weight that is read in several ways is packed once for each. With rows = 2 (a GPU) what would be panels is rows as
+ * stored, and gate and up stay two values. With rows = 1 (training) all are rows in f32: kernels read the parameters
+ * where the caller has them. Each accumulate then gets the buffer that it adds to:
  *
  *          %g = packed {path = "q.weight", role = "attention", layout = "grad"} : f32[512, 256]
  *          accumulate %dw, %g {path = "q.weight"}
@@ -33,16 +34,19 @@ typedef enum layout { ROWS, ROWS_F32, PANELS, PAIR, N_LAYOUTS } layout;
 
 static const char *const layout_names[N_LAYOUTS] = {"rows", "rows", "panels", "pair_panels"};
 
+typedef enum rows_option { PACKED, TRAINING, AS_STORED } rows_option;
+
 typedef struct lowering {
     mc_pass *pass;
     int64_t nr;
-    bool rows;
+    rows_option rows;
     mc_map packed; /* key of the weights and layout, or of a gradient -> mc_value */
     mc_op *first;  /* of the function as it was: gradients go before it */
 } lowering;
 
+/* On a CPU. */
 static layout
-layout_for(const mc_op *user, int operand)
+packing_for(const mc_op *user, int operand)
 {
     switch ((int)user->opcode) {
     case MC_OP_LINEAR:
@@ -57,6 +61,14 @@ layout_for(const mc_op *user, int operand)
     case MC_OP_HEAD_LINEAR: return operand == mc_operand_index(user->opcode, "w") ? ROWS : ROWS_F32;
     }
     return ROWS_F32;
+}
+
+static layout
+layout_for(const lowering *l, const mc_op *user, int operand)
+{
+    if (l->rows == TRAINING) return ROWS_F32;
+    layout how = packing_for(user, operand);
+    return l->rows == AS_STORED && (how == PANELS || how == PAIR) ? ROWS : how;
 }
 
 /* The stored weight that v is, looking through a cast that a kernel does itself when it widens to f32. */
@@ -213,7 +225,7 @@ lower_op(lowering *l, mc_op *op)
 {
     if (!check_stage(l, op)) return false;
     bool pair = op->opcode == MC_OP_GATED_LINEAR || op->opcode == MC_OP_MOE_FFN_UP;
-    if (pair && !l->rows && !lower_pair(l, op)) return false;
+    if (pair && l->rows == PACKED && !lower_pair(l, op)) return false;
     if (op->opcode == MC_OP_ACCUMULATE && !mc_operand_named(op, "gradient")) {
         mc_value *buffer = gradient(l, op);
         if (!buffer) return false;
@@ -222,8 +234,8 @@ lower_op(lowering *l, mc_op *op)
     for (int i = 0; i < op->n_operands; i++) {
         mc_op *weight = mc_operand(op, i) ? stored(mc_operand(op, i)) : NULL;
         if (!weight) continue;
-        if (l->rows && !check_f32(l, weight)) return false;
-        mc_value *packed = pack(l, weight, NULL, l->rows ? ROWS_F32 : layout_for(op, i));
+        if (l->rows == TRAINING && !check_f32(l, weight)) return false;
+        mc_value *packed = pack(l, weight, NULL, layout_for(l, op, i));
         if (packed) packed = narrowed(l, op, i, packed);
         if (!packed) return false;
         mc_op_set_operand(op, i, packed);
@@ -247,7 +259,8 @@ sweep(mc_func *f)
 static mc_pass_result
 run(mc_pass *p, mc_func *f)
 {
-    lowering l = {.pass = p, .nr = mc_pass_option(p, "nr"), .rows = mc_pass_option(p, "rows") != 0, .first = f->first};
+    lowering l = {
+        .pass = p, .nr = mc_pass_option(p, "nr"), .rows = (rows_option)mc_pass_option(p, "rows"), .first = f->first};
     mc_map_init(&l.packed, p->scratch);
     MC_FOR_OPS(op, f)
     {

@@ -18,8 +18,7 @@ padded(const mc_kb *kb, int64_t n)
     return (n + kb->vl - 1) / kb->vl * kb->vl;
 }
 
-/* ---- scores ---------------------------------------------------------------------------------------------------------
- */
+/* ---- scores ---------------------------------------------------------------------------------------------------- */
 
 /* Adds channels i..i+count-1 to the products of all keys of the block. A loop over tiles that keeps its sums in memory:
  * with all tiles at once LLVM moves their loads together and spills most of them. */
@@ -110,8 +109,7 @@ add_weights(mc_kb *kb, LLVMValueRef weights, LLVMValueRef n, LLVMValueRef max, L
     return l.v[0];
 }
 
-/* ---- values ---------------------------------------------------------------------------------------------------------
- */
+/* ---- values ---------------------------------------------------------------------------------------------------- */
 
 /* `vectors` vectors of channels from j on, of which the last has `last` channels, take the block's values. */
 static void
@@ -156,8 +154,7 @@ value_row(mc_kb *kb, const mc_attend *a, LLVMValueRef out, LLVMValueRef weights,
     }
 }
 
-/* ---- rows
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- rows ------------------------------------------------------------------------------------------------------ */
 
 static void
 take_block(mc_kb *kb, const mc_attend *a, LLVMValueRef rows, LLVMValueRef first, LLVMValueRef n)

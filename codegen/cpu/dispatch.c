@@ -26,8 +26,7 @@ need(mc_plan *p, const mc_value *v, moec_dtype dtype)
     return mc_plan_refuse(p, "an operand is %s, not %s", moec_dtype_name(v->type->dtype), moec_dtype_name(dtype));
 }
 
-/* ---- dispatch -------------------------------------------------------------------------------------------------------
- */
+/* ---- dispatch -------------------------------------------------------------------------------------------------- */
 
 typedef struct dispatch {
     LLVMValueRef weights, ids, offsets, tokens, slots, gates, n, k, n_e, cursors;
@@ -108,8 +107,7 @@ mc_cpu_select_dispatch(mc_plan *p, const mc_op *op)
     mc_plan_scratch(p, (uint64_t)experts * 4);
 }
 
-/* ---- permute and unpermute
- * -------------------------------------------------------------------------------------------- */
+/* ---- permute and unpermute ------------------------------------------------------------------------------------- */
 
 static void
 emit_permute(mc_kb *kb, const mc_plan_kernel *k)
@@ -200,8 +198,7 @@ mc_cpu_select_unpermute(mc_plan *p, const mc_op *op)
     mc_plan_const(p, mc_plan_need_const(p, offsets->type->dims[0], "the number of experts") - 1);
 }
 
-/* ---- identity experts
- * ------------------------------------------------------------------------------------------------- */
+/* ---- identity experts ------------------------------------------------------------------------------------------ */
 
 static void
 emit_identity(mc_kb *kb, const mc_plan_kernel *kernel)
@@ -242,8 +239,7 @@ mc_cpu_select_identity(mc_plan *p, const mc_op *op)
     mc_plan_const(p, mc_attr_int(op, "first"));
 }
 
-/* ---- capacity
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- capacity -------------------------------------------------------------------------------------------------- */
 
 enum { P_SLOT, P_SCORE };
 

@@ -55,8 +55,7 @@ merge(mc_plan *p, const mc_op *op, merged *m)
     return true;
 }
 
-/* ---- the kernel ---------------------------------------------------------------------------------------------------
- */
+/* ---- the kernel ------------------------------------------------------------------------------------------------ */
 
 static LLVMValueRef
 compute(mc_kb *kb, mc_opcode opcode, const LLVMValueRef *x, const LLVMValueRef *f)
@@ -216,8 +215,7 @@ mc_cpu_select_elementwise(mc_plan *p, const mc_op *op)
     if (op->opcode == MC_OP_SOFTCAP) mc_plan_float(p, mc_attr_float(op, "cap"));
 }
 
-/* ---- cast -----------------------------------------------------------------------------------------------------------
- */
+/* ---- cast ------------------------------------------------------------------------------------------------------ */
 
 static void
 emit_cast(mc_kb *kb, const mc_plan_kernel *k)

@@ -54,8 +54,7 @@ count_to(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
     return kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), n_carried, init);
 }
 
-/* ---- route.top ----------------------------------------------------------------------------------------------------
- */
+/* ---- route.top ------------------------------------------------------------------------------------------------- */
 
 /* Puts (order, id) before the first entry that is smaller; those behind it move on, the last falls off. */
 static void
@@ -130,8 +129,7 @@ mc_cpu_select_route_top(mc_plan *p, const mc_op *op)
     mc_plan_scratch(p, (uint64_t)k * 8);
 }
 
-/* ---- route.groups -------------------------------------------------------------------------------------------------
- */
+/* ---- route.groups ---------------------------------------------------------------------------------------------- */
 
 enum { BY_MAX, BY_TOP2, BY_SUM };
 
@@ -222,8 +220,7 @@ mc_cpu_select_route_groups(mc_plan *p, const mc_op *op)
     mc_plan_scratch(p, (uint64_t)n * 4);
 }
 
-/* ---- route.take, route.lookup ---------------------------------------------------------------------------------------
- */
+/* ---- route.take, route.lookup ---------------------------------------------------------------------------------- */
 
 /* A dropped choice (-1) takes nothing: 0. */
 static void

@@ -19,8 +19,7 @@ all_f32(mc_plan *p, const mc_op *op, int n)
     return true;
 }
 
-/* ---- sparsemixer ----------------------------------------------------------------------------------------------------
- */
+/* ---- sparsemixer ----------------------------------------------------------------------------------------------- */
 
 /* The greatest of z without `taken`, and its share in the softmax over those near it. */
 static LLVMValueRef
@@ -77,8 +76,7 @@ mc_cpu_select_route_sparsemixer(mc_plan *p, const mc_op *op)
     mc_plan_float(p, mc_attr_float(op, "eps"));
 }
 
-/* ---- expert choice --------------------------------------------------------------------------------------------------
- */
+/* ---- expert choice --------------------------------------------------------------------------------------------- */
 
 /* min(T, max(1, ceil(T * factor / E))), in f64 in this order as the definition says. */
 static LLVMValueRef
@@ -138,8 +136,7 @@ mc_cpu_select_route_choose(mc_plan *p, const mc_op *op)
     mc_plan_float(p, mc_attr_float(op, "factor"));
 }
 
-/* ---- hash
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- hash ------------------------------------------------------------------------------------------------------ */
 
 typedef struct dot {
     LLVMValueRef x, plane;

@@ -28,8 +28,7 @@ count_to(mc_kb *kb, LLVMValueRef n, int n_carried, const LLVMValueRef *init)
     return kb_loop_begin(kb, kb_i64(kb, 0), n, kb_i64(kb, 1), n_carried, init);
 }
 
-/* ---- selective_scan
- * --------------------------------------------------------------------------------------------------- */
+/* ---- selective_scan -------------------------------------------------------------------------------------------- */
 
 typedef struct scan_row { /* one channel of one sequence at one position */
     LLVMValueRef a, b, c, state, step, input;
@@ -87,8 +86,7 @@ mc_cpu_select_selective_scan(mc_plan *p, const mc_op *op)
     mc_plan_int(p, a->type->dims[1]);
 }
 
-/* ---- delta_scan
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- delta_scan ------------------------------------------------------------------------------------------------ */
 
 typedef struct delta {              /* vl columns of one head's matrix */
     LLVMValueRef q, k, v, y, state; /* of the position; state: [dk][dv] at the first column */

@@ -65,8 +65,7 @@ score_tile(mc_kb *kb, const finder *f, LLVMValueRef keys, LLVMValueRef *scores)
     for (int u = 0; u < MC_DOT_TILE; u++) scores[u] = kb_reduce_add(kb, &l.v[u], 1);
 }
 
-/* ---- the buffer
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the buffer ------------------------------------------------------------------------------------------------ */
 
 /* How many of the first `count` orders are at least `bound`. */
 static LLVMValueRef

@@ -25,15 +25,15 @@ struct moec_compiled {
 /* ---- the cache's key: everything that decides the object's bytes ---- */
 
 static void
-add_string(mc_code_key *key, const char *s)
+add_string(mc_cache_key *key, const char *s)
 {
-    mc_code_key_add(key, s ? s : "", s ? strlen(s) + 1 : 0);
+    mc_cache_key_add(key, s ? s : "", s ? strlen(s) + 1 : 0);
 }
 
 static void
-add_strings(mc_code_key *key, const char *const *items, size_t n)
+add_strings(mc_cache_key *key, const char *const *items, size_t n)
 {
-    mc_code_key_add(key, &n, sizeof n);
+    mc_cache_key_add(key, &n, sizeof n);
     for (size_t i = 0; i < n; i++) add_string(key, items[i]);
 }
 
@@ -51,20 +51,20 @@ uses_files(mc_str text)
 }
 
 static bool
-cache_key(mc_unit *u, const mc_backend_target *target, mc_code_key *key)
+cache_key(mc_unit *u, const mc_backend_target *target, mc_cache_key *key)
 {
     const moec_compile_options *o = u->options;
     mc_str text = mc_source_of(&u->sources, (mc_span){u->file, 0, 0})->text;
     if (uses_files(text)) return false;
-    *key = (mc_code_key){{0, 0}};
+    *key = (mc_cache_key){{0, 0}};
     mc_str build = mc_build_id();
     add_string(key, MOEC_VERSION_STRING);
-    mc_code_key_add(key, build.data, build.len);
+    mc_cache_key_add(key, build.data, build.len);
     add_string(key, target->compiler);
     add_string(key, target->key);
     mc_str prelude = mc_prelude_text();
-    mc_code_key_add(key, prelude.data, prelude.len);
-    mc_code_key_add(key, text.data, text.len);
+    mc_cache_key_add(key, prelude.data, prelude.len);
+    mc_cache_key_add(key, text.data, text.len);
     add_string(key, o->model);
     add_string(key, o->name);
     add_string(key, o->map);
@@ -76,7 +76,7 @@ cache_key(mc_unit *u, const mc_backend_target *target, mc_code_key *key)
     if (!o->config) return true;
     mc_str config;
     bool good = mc_unit_read_config(u, o->config, &config, NULL) == MOEC_OK;
-    mc_code_key_add(key, config.data, config.len);
+    mc_cache_key_add(key, config.data, config.len);
     return good;
 }
 
@@ -112,7 +112,7 @@ compile(mc_unit *u, moec_compiled **out)
 {
     mc_backend_target target;
     mc_buf directory = {0};
-    mc_code_key key;
+    mc_cache_key key;
     moec_compiled *c = calloc(1, sizeof *c);
     if (!c) return MOEC_ERR_MEMORY;
     c->train = u->options->train;

@@ -142,8 +142,9 @@ narrowed(lowering *l, mc_op *op, int operand, mc_value *packed)
 {
     moec_dtype was = mc_operand(op, operand)->type->dtype;
     bool widened = packed->type->dtype == MOEC_F32 && was != MOEC_F32;
+    bool says = mc_attr_index(op->opcode, MC_STR("to")) >= 0 && mc_attr_dtype(op, "to") != MOEC_DTYPE_NONE;
     bool follows = op->opcode == MC_OP_RETURN ||
-                   (op->opcode != MC_OP_CAST && op->n_results > 0 && op->results[0].type->dtype == was);
+                   (!says && op->n_results > 0 && op->results[0].type->dtype == was);
     if (!widened || !follows) return packed;
     mc_builder b = mc_builder_before(op, l->pass->diags);
     mc_named_attr to = MC_A_DTYPE("to", was);

@@ -79,13 +79,13 @@ bits_f32(u32 x)
     return __uint_as_float(x);
 }
 
-/* A magnitude on the grid of an 8-bit format, to the nearest, ties to even; what is too great becomes `greatest`. */
-template <int MANTISSA, int BIAS, u32 GREATEST>
+/* On the grid of an 8-bit format, to the nearest, ties to even; what is too great becomes GREATEST. */
+template <int MANTISSA, int BIAS, u32 GREATEST, u32 NO_NUMBER>
 MC_FN u8
 f8_narrow(f32 x)
 {
     u32 bits = f32_bits(x), sign = bits >> 24 & 0x80, magnitude = bits & 0x7FFFFFFF;
-    if (magnitude > 0x7F800000) return u8(sign | 0x7F);
+    if (magnitude > 0x7F800000) return u8(sign | NO_NUMBER);
     if (magnitude < u32(128 - BIAS) << 23) { /* below the smallest normal number */
         f32 steps = bits_f32(magnitude) * bits_f32(u32(127 + BIAS - 1 + MANTISSA) << 23);
         return u8(sign | u32(rintf(steps)));
@@ -140,7 +140,7 @@ to_float(f8e4m3 x)
     return bits_f32(f32_bits(bits_f32(magnitude << 20) * bits_f32(u32(127 + 120) << 23)) | sign);
 }
 
-/* To the nearest, ties to even; the 8-bit formats saturate. */
+/* To the nearest, ties to even; e4m3, which has no infinity, saturates. */
 template <typename T> MC_FN T from_float(f32 x);
 
 template <>
@@ -175,14 +175,14 @@ template <>
 MC_FN f8e4m3
 from_float<f8e4m3>(f32 x)
 {
-    return f8e4m3{f8_narrow<3, 7, 0x7E>(x)};
+    return f8e4m3{f8_narrow<3, 7, 0x7E, 0x7F>(x)};
 }
 
 template <>
 MC_FN f8e5m2
 from_float<f8e5m2>(f32 x)
 {
-    return f8e5m2{f8_narrow<2, 15, 0x7B>(x)};
+    return f8e5m2{f8_narrow<2, 15, 0x7C, 0x7E>(x)};
 }
 
 /* Two neighbours in one register: the operands of mma are made of such. */

@@ -39,7 +39,7 @@ static const struct training {
 enum { N_TRAININGS = sizeof trainings / sizeof trainings[0] };
 
 static mc_arena *files_arena;
-static mc_paths cases, goldens, carvings, absorbed;
+static mc_paths cases, goldens, carvings, absorbed, narrowed;
 
 static void
 must_be_clean(const mc_diags *d, const char *path)
@@ -296,9 +296,11 @@ run_random(mc_module *m, weights *ws, mc_arena *arena, mc_diags *diags, mc_ref_t
     mc_ref_destroy(ref);
 }
 
+#define SAME_BITS MC_N_TOL_CLASSES
+
 /* Runs the file's module before and after a pipeline; false when the pipeline refuses it. */
 static bool
-compare(const char *path, const char *pipeline, bool exact, mc_buf *report)
+compare(const char *path, const char *pipeline, mc_tol_class class, mc_buf *report)
 {
     mc_arena *arena = mc_arena_create();
     mc_golden g;
@@ -323,8 +325,8 @@ compare(const char *path, const char *pipeline, bool exact, mc_buf *report)
         run_random(after, &ws, arena, &diags, got);
     }
     for (int i = 0; ran && i < mc_module_model(before)->last->n_operands; i++) {
-        mc_close_report r = exact ? mc_close_exact(MC_ARRAY(got[i]), MC_ARRAY(want[i]))
-                                  : mc_close(MC_ARRAY(got[i]), MC_ARRAY(want[i]), MC_TOL_MODEL);
+        mc_close_report r = class == SAME_BITS ? mc_close_exact(MC_ARRAY(got[i]), MC_ARRAY(want[i]))
+                                               : mc_close(MC_ARRAY(got[i]), MC_ARRAY(want[i]), class);
         if (!r.ok) mc_buf_printf(report, "%s, %s, output %d: %s\n", path, pipeline, i, r.text);
     }
     mc_module_destroy(before);
@@ -336,39 +338,47 @@ compare(const char *path, const char *pipeline, bool exact, mc_buf *report)
 
 /* Refusals are cases of their own elsewhere; here each kind of pass must have some files that do run. */
 static void
-compare_all(const mc_paths *files, const char *pipeline, bool exact, int least)
+compare_all(const mc_paths *files, const char *pipeline, mc_tol_class class, int least)
 {
     mc_buf report = {0};
     int n = 0;
-    for (size_t i = 0; i < files->n; i++) n += compare(files->items[i], pipeline, exact, &report);
+    for (size_t i = 0; i < files->n; i++) n += compare(files->items[i], pipeline, class, &report);
     ck_assert_msg(report.len == 0, "%s", report.data);
     ck_assert_int_ge(n, least);
 }
 
 START_TEST(test_goldens)
 {
-    compare_all(&goldens, pipelines[_i], true, 20);
+    compare_all(&goldens, pipelines[_i], SAME_BITS, 20);
 }
 END_TEST
 
 /* A model that is prepared for training gives its results, with the same bits, and then what backward needs. */
 START_TEST(test_training)
 {
-    compare_all(&goldens, trainings[_i].pipeline, true, trainings[_i].least);
+    compare_all(&goldens, trainings[_i].pipeline, SAME_BITS, trainings[_i].least);
 }
 END_TEST
 
 START_TEST(test_fp8)
 {
-    compare_all(&carvings, "carve-fp8", false, 9);
-    compare_all(&carvings, "expand-moe,fuse-moe,carve-fp8", false, 9);
+    compare_all(&carvings, "carve-fp8", MC_TOL_MODEL, 9);
+    compare_all(&carvings, "expand-moe,fuse-moe,carve-fp8", MC_TOL_MODEL, 9);
 }
 END_TEST
 
 START_TEST(test_absorbed)
 {
-    compare_all(&absorbed, "absorb-mla", false, 8);
-    compare_all(&absorbed, "absorb-mla,fuse-moe,carve-fp8", false, 8);
+    compare_all(&absorbed, "absorb-mla", MC_TOL_MODEL, 8);
+    compare_all(&absorbed, "absorb-mla,fuse-moe,carve-fp8", MC_TOL_MODEL, 8);
+}
+END_TEST
+
+/* Operands of products are rounded, sums are not; what is f32 throughout keeps its bits. */
+START_TEST(test_narrow)
+{
+    compare_all(&narrowed, "narrow", MC_TOL_NARROW, 3);
+    compare_all(&narrowed, "narrow,canonicalize,cse,dce", MC_TOL_NARROW, 3);
 }
 END_TEST
 
@@ -389,6 +399,7 @@ main(void)
     goldens = without(without(mc_golden_find(files_arena, "tests/golden/passes", ".moir"), "carve-fp8"), "pipelines");
     goldens = without(goldens, "absorb-mla");
     absorbed = mc_golden_find(files_arena, "tests/golden/passes/absorb-mla", ".moir");
+    narrowed = without(mc_golden_find(files_arena, "tests/golden/passes/narrow", ".moir"), "train");
     carvings = mc_golden_find(files_arena, "tests/golden/passes/carve-fp8", ".moir");
     Suite *suite = suite_create("passes_exec");
     TCase *tc = tcase_create("same bits");
@@ -398,6 +409,7 @@ main(void)
     tcase_add_loop_test(tc, test_training, 0, N_TRAININGS);
     tcase_add_test(tc, test_fp8);
     tcase_add_test(tc, test_absorbed);
+    tcase_add_test(tc, test_narrow);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

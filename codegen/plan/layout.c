@@ -297,6 +297,7 @@ static void
 select_op(mc_plan *p, const mc_op *op)
 {
     mc_plan_select_fn *select = p->backend->select[op->opcode];
+    if (p->backend->fuse && p->backend->fuse(p, op)) return;
     if (select)
         select(p, op);
     else
@@ -346,10 +347,11 @@ lay_func(layout *l, const mc_func *f)
                           .n_formals = (uint32_t)f->formals.n,
                           .n_results = f->last->n_operands,
                           .first_launch = (uint32_t)p->launches.n,
-                          .first_slot = (uint32_t)p->slots.n,
-                          .n_slots = (uint32_t)f->n_slots};
+                          .first_slot = (uint32_t)p->slots.n};
+    p->first_slot = func.first_slot;
     lay_slots(p, f);
     ok = lay_ops(l, f, &info) && ok;
+    func.n_slots = (uint32_t)p->slots.n - func.first_slot;
     func.n_launches = (uint32_t)p->launches.n - func.first_launch;
     mc_vec_push(p->arena, &p->funcs, func);
     mc_vec_push(p->arena, &l->infos, info);

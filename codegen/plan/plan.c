@@ -3,6 +3,7 @@
  */
 #include "codegen/plan/plan.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <string.h>
 
@@ -112,6 +113,8 @@ static bool
 place_of(mc_plan *p, const mc_value *v, moec_abi_ref *ref)
 {
     ref->index = (uint32_t)v->place.index;
+    for (size_t i = 0; i < p->moved.n; i++)
+        if (p->moved.items[i].value == v) ref->index = p->moved.items[i].slot;
     switch (v->place.kind) {
     case MC_PLACE_SLOT: ref->place = MOEC_ABI_SLOT; return true;
     case MC_PLACE_ARG: ref->place = MOEC_ABI_ARG; return true;
@@ -215,6 +218,29 @@ void
 mc_plan_scratch_dim(mc_plan *p, mc_dim n_bytes)
 {
     mc_vec_push(p->arena, &p->scratches, mc_plan_expr(n_bytes));
+}
+
+uint32_t
+mc_plan_slot(mc_plan *p, mc_dim n_bytes)
+{
+    moec_abi_slot slot = {.first_expr = (uint32_t)p->exprs.n, .n_exprs = 1};
+    mc_vec_push(p->arena, &p->exprs, mc_plan_expr(n_bytes));
+    mc_vec_push(p->arena, &p->slots, slot);
+    return (uint32_t)p->slots.n - 1 - p->first_slot;
+}
+
+void
+mc_plan_ptr_slot(mc_plan *p, uint32_t slot)
+{
+    moec_abi_ref ref = {.place = MOEC_ABI_SLOT, .index = slot, .offset = mc_plan_expr(mc_dim_const(0))};
+    push_ref(p, ref);
+}
+
+void
+mc_plan_move(mc_plan *p, const mc_value *v, uint32_t slot)
+{
+    assert(v->place.kind == MC_PLACE_SLOT);
+    mc_vec_push(p->arena, &p->moved, ((mc_plan_home){v, slot}));
 }
 
 bool

@@ -28,11 +28,21 @@ typedef struct mc_plan mc_plan;
 typedef void mc_plan_emit_fn(mc_kb *kb, const mc_plan_kernel *k);
 /* Appends the launches of p->op. */
 typedef void mc_plan_select_fn(mc_plan *p, const mc_op *op);
+/* Whether p->op needs no launch of its own: one that was made before does its work, or one for it and ops after it was
+ * made now. */
+typedef bool mc_plan_fuse_fn(mc_plan *p, const mc_op *op);
+
+/* A value, or what belongs to one, in a slot that plan-memory knows nothing of. */
+typedef struct mc_plan_home {
+    const mc_value *value;
+    uint32_t slot;
+} mc_plan_home;
 
 typedef struct mc_plan_backend {
     const char *name;                 /* "CPU", "GPU" */
     mc_code refusal;                  /* MC_E0601, MC_E0701 */
     mc_plan_select_fn *const *select; /* MC_N_OPCODES of them; NULL: there is no kernel for the op */
+    mc_plan_fuse_fn *fuse;            /* asked before select; NULL: never */
 } mc_plan_backend;
 
 struct mc_plan_kernel {
@@ -71,6 +81,10 @@ struct mc_plan {
     MC_VEC(double) floats;
     MC_VEC(char) strings;
     MC_VEC(const mc_func *) func_of; /* funcs[i] was made from func_of.items[i] */
+    MC_VEC(mc_plan_home) moved;      /* values that lie elsewhere than plan-memory said */
+    MC_VEC(mc_plan_home) beside;     /* what a launch keeps beside a value for later launches */
+    MC_VEC(const mc_op *) done;      /* ops whose work an earlier launch does */
+    uint32_t first_slot;             /* of the function being laid */
     uint32_t entry, batch_sym;
     uint64_t scratch_bytes;          /* CPU: of each thread */
     MC_VEC(moec_abi_expr) scratches; /* GPU: what single launches need, in bytes; they share the greatest */
@@ -109,6 +123,12 @@ void mc_plan_float(mc_plan *p, double value);
 void mc_plan_scratch(mc_plan *p, uint64_t n_bytes);
 /* GPU: the launch being made needs that many bytes of scratch memory. */
 void mc_plan_scratch_dim(mc_plan *p, mc_dim n_bytes);
+
+/* A further slot of the function being laid. Not between a launch and its arguments. */
+uint32_t mc_plan_slot(mc_plan *p, mc_dim n_bytes);
+void mc_plan_ptr_slot(mc_plan *p, uint32_t slot);
+/* From now on v, which has a slot of plan-memory's, lies in this one. */
+void mc_plan_move(mc_plan *p, const mc_value *v, uint32_t slot);
 
 /* Where a value lies, views resolved. */
 bool mc_plan_is_const(const mc_value *v, double *out); /* a scalar known at compile time */

@@ -273,6 +273,22 @@ warp_min(T x)
     return x;
 }
 
+#ifndef MC_HOST /* one instruction for integers */
+template <>
+MC_FN i32
+warp_max(i32 x)
+{
+    return __reduce_max_sync(0xFFFFFFFF, x);
+}
+
+template <>
+MC_FN i32
+warp_min(i32 x)
+{
+    return __reduce_min_sync(0xFFFFFFFF, x);
+}
+#endif
+
 /* x of every warp in shared memory; the caller reads n of them and then calls block_sync. */
 template <typename T>
 MC_FN T *

@@ -186,12 +186,20 @@ from_float<f8e5m2>(f32 x)
 }
 
 /* Two neighbours in one register: the operands of mma are made of such. */
-template <typename T>
+template <typename T> MC_FN u32 pack2(f32 low, f32 high);
+
+template <>
 MC_FN u32
-pack2(f32 low, f32 high)
+pack2<bf16>(f32 low, f32 high)
 {
-    static_assert(sizeof(T) == 2, "two elements of 16 bits");
-    return u32(from_float<T>(low).bits) | u32(from_float<T>(high).bits) << 16;
+    return bf16_narrow2(low, high);
+}
+
+template <>
+MC_FN u32
+pack2<f16>(f32 low, f32 high)
+{
+    return f16_narrow2(low, high);
 }
 
 /* ---- vectors ------------------------------------------------------------------------------------------------- */

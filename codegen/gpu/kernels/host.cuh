@@ -218,6 +218,24 @@ to_tf32(f32 x)
     return (bits & 0x7F800000) == 0x7F800000 ? bits : (bits + 0x1000) & ~0x1FFFu;
 }
 
+MC_FN u32
+bf16_narrow2(f32 low, f32 high)
+{
+    return u32(bf16_narrow(low)) | u32(bf16_narrow(high)) << 16;
+}
+
+MC_FN u32
+f16_narrow2(f32 low, f32 high)
+{
+    return u32(f16_narrow(low)) | u32(f16_narrow(high)) << 16;
+}
+
+MC_FN f32
+exp2_near(f32 x)
+{
+    return exp2f(x);
+}
+
 /* ---- threads together ---------------------------------------------------------------------------------------- */
 
 MC_FN void

@@ -63,6 +63,32 @@ to_tf32(f32 x)
     return bits;
 }
 
+/* Two numbers in one register, low in the lower half. */
+MC_FN u32
+bf16_narrow2(f32 low, f32 high)
+{
+    u32 bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+MC_FN u32
+f16_narrow2(f32 low, f32 high)
+{
+    u32 bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+/* 2^x to about 2^-22, for weights that are rounded to 16 bits anyway. */
+MC_FN f32
+exp2_near(f32 x)
+{
+    f32 y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* ---- threads together ---------------------------------------------------------------------------------------- */
 
 MC_FN void

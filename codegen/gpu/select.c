@@ -1,6 +1,8 @@
 /* The table of select functions as an array. An op without a row is one that the GPU backend does not have. */
 #include "codegen/gpu/select.h"
 
+#include "codegen/gpu/route_chain.h"
+
 void
 mc_gpu_select_nothing(mc_plan *p, const mc_op *op)
 {
@@ -14,4 +16,5 @@ static mc_plan_select_fn *const table[MC_N_OPCODES] = {
 #undef OP
 };
 
-const mc_plan_backend mc_gpu_backend = {.name = "GPU", .refusal = MC_E0701, .select = table};
+const mc_plan_backend mc_gpu_backend = {
+    .name = "GPU", .refusal = MC_E0701, .select = table, .fuse = mc_gpu_fuse_routes};

@@ -1,20 +1,40 @@
-// attention: what the two forms of sdpa and latent_sdpa share (attention_fma.cuh for f32 and odd sizes, attention_mma.cuh
-// on tensor cores): which rows meet which keys, and how the keys of few rows are dealt to many blocks.
+// attention: what the two forms of sdpa and latent_sdpa share (attention_fma.cuh for f32 and odd sizes,
+// attention_mma.cuh on tensor cores): which rows meet which keys, and how the keys of few rows are dealt to many
+// blocks.
 //
-// The rows of a group are the (position, query head) pairs that share a key head: they read the same keys. A group is cut
-// into blocks of rows; a block of rows is an item. When items are few, as in decoding, the keys of every item are dealt to
-// several thread blocks (splits), which leave their part in scratch; attend_join adds the parts in ascending order. How
-// many splits there may be depends on the numbers of rows alone, which the host knows; where they lie depends on the
-// number of cached positions, which is read here. So the launch never changes.
+// The rows of a group are the (position, query head) pairs that share a key head: they read the same keys. A group is
+// cut into blocks of rows; a block of rows is an item. When items are few, as in decoding, the keys of every item are
+// dealt to several thread blocks (splits), which leave their part in scratch; attend_join adds the parts in ascending
+// order. How many splits there may be depends on the numbers of rows alone, which the host knows; where they lie
+// depends on the number of cached positions, which is read here. So the launch never changes.
 //
 // ptr: q, k, v, o, sinks, select, q_rot, k_rot   i: below   f: scale, softcap
 #pragma once
 #include "base.cuh"
 
-enum { ATTEND_CAUSAL = 1, ATTEND_WINDOW = 2, ATTEND_CHUNKED = 4, ATTEND_SOFTCAP = 8, ATTEND_SINKS = 16, ATTEND_SELECT = 32 };
+enum {
+    ATTEND_CAUSAL = 1,
+    ATTEND_WINDOW = 2,
+    ATTEND_CHUNKED = 4,
+    ATTEND_SOFTCAP = 8,
+    ATTEND_SINKS = 16,
+    ATTEND_SELECT = 32
+};
 enum { ATTEND_Q, ATTEND_K, ATTEND_V, ATTEND_O, ATTEND_SINK, ATTEND_LIST, ATTEND_Q_ROT, ATTEND_K_ROT };
-enum { ATTEND_I_ROWS, ATTEND_I_B, ATTEND_I_S, ATTEND_I_KV, ATTEND_I_C, ATTEND_I_GROWS, ATTEND_I_WINDOW, ATTEND_I_CHUNK,
-       ATTEND_I_K_STATE, ATTEND_I_V_STATE, ATTEND_I_SELECT, ATTEND_I_ROT_STATE };
+enum {
+    ATTEND_I_ROWS,
+    ATTEND_I_B,
+    ATTEND_I_S,
+    ATTEND_I_KV,
+    ATTEND_I_C,
+    ATTEND_I_GROWS,
+    ATTEND_I_WINDOW,
+    ATTEND_I_CHUNK,
+    ATTEND_I_K_STATE,
+    ATTEND_I_V_STATE,
+    ATTEND_I_SELECT,
+    ATTEND_I_ROT_STATE
+};
 enum {
     ATTEND_PARTS = 256, // items times splits when keys are split
     ATTEND_LEAST = 128  // keys of a split
@@ -25,10 +45,12 @@ enum {
 
 // T: of q, k and v; O: of the result. W channels of q and k, HV of v; ROT of W lie apart (latent_sdpa, where the others
 // are the value too). G query heads share a key head. TILE rows are a block of rows, FEW when a group has no more.
-template <typename T_, typename O_, int W_, int HV_, int ROT_, int G_, int FLAGS_, int TILE_, int FEW_> struct attention {
+template <typename T_, typename O_, int W_, int HV_, int ROT_, int G_, int FLAGS_, int TILE_, int FEW_>
+struct attention {
     using T = T_;
     using O = O_;
-    static constexpr int W = W_, HV = HV_, ROT = ROT_, G = G_, FLAGS = FLAGS_, TILE = TILE_, FEW = FEW_, OWN = W_ - ROT_;
+    static constexpr int W = W_, HV = HV_, ROT = ROT_, G = G_, FLAGS = FLAGS_, TILE = TILE_, FEW = FEW_,
+                         OWN = W_ - ROT_;
     static constexpr bool LATENT = ROT_ > 0, SELECT = FLAGS_ & ATTEND_SELECT, SINKS = FLAGS_ & ATTEND_SINKS,
                           SOFTCAP = FLAGS_ & ATTEND_SOFTCAP;
 };
@@ -160,7 +182,8 @@ attend_trim(const mc_args &a, const attend_plan &p, attend_job &j)
 // Where key 0 of a sequence and key head lies; `step` elements from one position to the next.
 template <typename T>
 MC_FN const T *
-attend_base(const mc_args &a, const attend_plan &p, const attend_job &j, int ptr, int state, i32 kv, i64 step, int width)
+attend_base(const mc_args &a, const attend_plan &p, const attend_job &j, int ptr, int state, i32 kv, i64 step,
+            int width)
 {
     i64 positions = a.i[state] ? a.cache_cap : i64(p.C);
     return arg<const T>(a, ptr) + i64(j.b) * positions * step + i64(kv) * width;
@@ -203,7 +226,8 @@ attend_join(const mc_args &a)
     const attend_plan p = attend_plan_of<P>(a);
     if (p.splits == 1) return;
     i32 lane = i32(threadIdx.x & 31), warps = i32(blockDim.x >> 5);
-    for (i64 at = i64(blockIdx.x) * warps + (threadIdx.x >> 5); at < p.items * p.block_rows; at += i64(gridDim.x) * warps) {
+    for (i64 at = i64(blockIdx.x) * warps + (threadIdx.x >> 5); at < p.items * p.block_rows;
+         at += i64(gridDim.x) * warps) {
         i64 item = at / p.block_rows;
         i32 r = i32(at % p.block_rows);
         const attend_job j = attend_job_of<P>(p, item, 0);
@@ -219,7 +243,8 @@ attend_join(const mc_args &a)
         for (i32 c = lane; c < P::HV; c += 32) {
             f32 total = 0;
             for (i32 s = 0; s < j.used; s++)
-                total = fmaf(expf(attend_part_sums<P>(a, j.part + s, r)[0] - max), attend_part_values<P>(a, j.part + s, r)[c], total);
+                total = fmaf(expf(attend_part_sums<P>(a, j.part + s, r)[0] - max),
+                             attend_part_values<P>(a, j.part + s, r)[c], total);
             o[c] = from_float<typename P::O>(total * factor);
         }
     }

@@ -103,8 +103,16 @@ template <class P, int RM, int BN> struct fma_worker {
         list = reinterpret_cast<i32 *>(shared + F::LIST);
     }
 
-    MC_FN i32 tx() const { return i32(threadIdx.x & 15); }
-    MC_FN i32 ty() const { return i32(threadIdx.x >> 4); }
+    MC_FN i32
+    tx() const
+    {
+        return i32(threadIdx.x & 15);
+    }
+    MC_FN i32
+    ty() const
+    {
+        return i32(threadIdx.x >> 4);
+    }
 
     MC_FN void
     start()
@@ -141,8 +149,8 @@ template <class P, int RM, int BN> struct fma_worker {
     load_v(i32 first)
     {
         if (!P::LATENT)
-            fma_load_keys<P, P::HV, (P::HV + 3) / 4 * 4, F::VS, BN, P::SELECT>(shared + F::V, v, i64(p.KV) * P::HV, list,
-                                                                               first, j.end);
+            fma_load_keys<P, P::HV, (P::HV + 3) / 4 * 4, F::VS, BN, P::SELECT>(shared + F::V, v, i64(p.KV) * P::HV,
+                                                                               list, first, j.end);
         cp_async_commit();
     }
 

@@ -72,7 +72,11 @@ template <class P, int WR, int WC, int WK, int BN> struct mma_worker {
         key0 = warp / (WR * WC) * (BN / WK);
     }
 
-    MC_FN T *at(int area) const { return reinterpret_cast<T *>(shared + area); }
+    MC_FN T *
+    at(int area) const
+    {
+        return reinterpret_cast<T *>(shared + area);
+    }
 
     MC_FN void
     start()

@@ -3,8 +3,8 @@
 # Other systems: install the packages named below by their names there, then run cmake as README.md says.
 set -euo pipefail
 
-packages=(gcc libc6-dev cmake ninja-build pkg-config libjansson-dev libxxhash-dev)
-tests=(check g++ clang python3 python3-venv)
+packages=(gcc libc6-dev cmake ninja-build libjansson-dev libxxhash-dev)
+tests=(check g++ pkg-config clang python3 python3-venv)
 llvm=
 for v in 22 21 20 19; do
     if command -v "llvm-config-$v" >/dev/null; then llvm=$v; break; fi

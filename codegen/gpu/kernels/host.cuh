@@ -7,6 +7,7 @@
 
 #define MC_FN inline
 #define MC_SHARED static __attribute__((aligned(16)))
+#define MC_CONSTANT static const
 #define MC_DYNAMIC_SHARED(name) unsigned char *const name = mc_host.dynamic_shared
 #define __global__ __attribute__((visibility("default")))
 #define __device__

@@ -4,6 +4,7 @@
 
 #define MC_FN __device__ inline
 #define MC_SHARED __shared__ __align__(16)
+#define MC_CONSTANT __constant__
 #define MC_DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #define MC_ARCH (__CUDA_ARCH__ / 10)
 #ifndef INFINITY

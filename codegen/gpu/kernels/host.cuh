@@ -183,6 +183,18 @@ add_rn(f32 x, f32 y)
     return x + y;
 }
 
+MC_FN f64
+mul_rn(f64 x, f64 y)
+{
+    return x * y;
+}
+
+MC_FN f64
+add_rn(f64 x, f64 y)
+{
+    return x + y;
+}
+
 /* The value of a magnitude's fields is 2^-112 of its own once they stand where those of f32 stand. */
 MC_FN f32
 f16_widen(u16 bits)

@@ -31,6 +31,18 @@ add_rn(f32 x, f32 y)
     return __fadd_rn(x, y);
 }
 
+MC_FN f64
+mul_rn(f64 x, f64 y)
+{
+    return __dmul_rn(x, y);
+}
+
+MC_FN f64
+add_rn(f64 x, f64 y)
+{
+    return __dadd_rn(x, y);
+}
+
 MC_FN f32
 f16_widen(u16 bits)
 {

@@ -2,235 +2,50 @@
  * 1, 2, 3 and 7 threads, whose results must be equal bit for bit; and in pieces, which must give the bits of the whole.
  */
 #include "codegen/cpu/cpu.h"
-#include "passes/pass.h"
-#include "tests/support/exec_case.h"
 #include "tests/support/golden.h"
 #include "tests/unit/cpu_walk.h"
+#include "tests/unit/exec_walk.h"
 
 #include <stdio.h>
 
 #define EXEC_DIR "tests/exec"
 
-enum { MAX_OUTPUTS = 64, MAX_STEPS = 32 };
 static mc_arena *files_arena;
 static mc_paths files;
-
-/* ---- cases ----------------------------------------------------------------------------------------------------- */
-
-typedef struct bench_case { /* one text, compiled */
-    mc_arena *arena;
-    mc_diags diags;
-    mc_exec_case *c;
-    walk w;
-    int n_outputs;
-} bench_case;
+static exec_backend cpu;
 
 static void
-open_case(bench_case *b, const char *path, const char *pipeline)
-{
-    *b = (bench_case){.arena = mc_arena_create()};
-    mc_diags_init(&b->diags, b->arena, NULL);
-    b->c = mc_exec_load(path, b->arena, &b->diags);
-    if (!b->c) walk_fail(&b->diags);
-    b->c->synthetic.bf16_grid = true; /* vectors are widened in the plan */
-    b->n_outputs = mc_module_model(b->c->module)->last->n_operands;
-    ck_assert_int_le(b->n_outputs, MAX_OUTPUTS);
-    mc_cpu_target target;
-    ck_assert(mc_cpu_target_find("native", &b->diags, &target));
-    mc_pass_setting nr = {MC_STR_INIT("nr"), target.nr};
-    mc_pass_options options = mc_pass_options_default();
-    options.settings = &nr;
-    options.n_settings = 1;
-    mc_str text = b->c->module->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : mc_str_of(pipeline);
-    if (!mc_run_pipeline(b->c->module, text, &options, &b->diags)) walk_fail(&b->diags);
-    walk_open(&b->w, b->c->module, (walk_source){mc_exec_weight, b->c}, &b->diags);
-    b->w.cache_cap = 200;
-    for (int i = 0; i < MC_MAX_SYMS; i++) b->w.syms[i] = -1;
-    for (size_t i = 0; i < b->c->sets.n; i++) {
-        int sym = mc_symbol_get(b->c->module, b->c->sets.items[i].name);
-        b->w.syms[sym] = b->c->sets.items[i].value;
-    }
-}
-
-static void
-close_case(bench_case *b)
-{
-    walk_close(&b->w);
-    mc_exec_close(b->c);
-    mc_arena_destroy(b->arena);
-}
-
-/* What the interpreter gives for every step of the file, in f32, before any pass. */
-static void
-interpret(const char *path, mc_arena *arena, mc_ref_tensor (*outputs)[MAX_OUTPUTS])
-{
-    mc_diags diags;
-    mc_diags_init(&diags, arena, NULL);
-    mc_exec_case *c = mc_exec_load(path, arena, &diags);
-    if (!c) walk_fail(&diags);
-    c->synthetic.bf16_grid = true;
-    mc_ref_options options = {.precision = MC_REF_F32, .weight = mc_exec_weight, .weight_user = c};
-    mc_ref *ref = mc_ref_create(c->module, &options, &diags);
-    if (!ref) walk_fail(&diags);
-    for (size_t i = 0; i < c->sets.n; i++) mc_ref_set_symbol(ref, c->sets.items[i].name, c->sets.items[i].value);
-    mc_ref_state *state = mc_ref_state_create();
-    int n_outputs = mc_module_model(c->module)->last->n_operands;
-    for (size_t i = 0; i < c->steps.n; i++) {
-        const mc_exec_step *s = &c->steps.items[i];
-        bool ok = mc_ref_run(ref, state, s->inputs.items, (int)s->inputs.n, arena, outputs[i], n_outputs);
-        if (!ok && s->fails == MC_N_CODES) walk_fail(&diags);
-    }
-    mc_ref_state_destroy(state);
-    mc_ref_destroy(ref);
-    mc_exec_close(c);
-}
-
-/* Elements that the definition leaves open (rows past offsets[E]) are NaN or -1 in the interpreter's result. */
-static void
-copy_undefined(const mc_ref_tensor *want, mc_ref_tensor *got)
-{
-    ck_assert_int_eq(want->n, got->n);
-    for (int64_t i = 0; i < want->n; i++) {
-        double x = mc_ref_tensor_get(want, i);
-        bool open_float = mc_dtype_is_float(want->dtype) && isnan(x);
-        if (open_float || (!mc_dtype_is_float(want->dtype) && x == -1)) mc_ref_tensor_set(got, i, x);
-    }
-}
-
-static void
-compare(const char *path, size_t step, int result, const mc_ref_tensor *got, const mc_ref_tensor *want, bool open,
-        mc_arena *arena)
-{
-    mc_ref_tensor copy = *got;
-    size_t n_bytes = (size_t)got->n * moec_dtype_bytes(got->dtype);
-    copy.data = mc_arena_copy(arena, got->data, n_bytes);
-    if (open) copy_undefined(want, &copy);
-    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), MC_TOL_MODEL);
-    ck_assert_msg(r.ok, "%s: step %zu, result %d: %s", path, step, result, r.text);
-}
-
-static bool
-has_dispatch(const mc_module *m)
-{
-    MC_FOR_FUNCS(f, m)
-    {
-        MC_FOR_OPS(op, f) if (op->opcode == MC_OP_MOE_DISPATCH || op->opcode == MC_OP_MOE_PERMUTE) return true;
-    }
-    return false;
-}
-
-static void
-check_expects(const char *path, const mc_exec_step *s, const mc_ref_tensor *got)
-{
-    for (size_t i = 0; i < s->expects.n; i++) {
-        const mc_exec_expect *e = &s->expects.items[i];
-        mc_array a = MC_ARRAY(got[e->result]), want = MC_ARRAY(e->want);
-        mc_close_report r = e->exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0}) : mc_close(a, want, e->class);
-        ck_assert_msg(r.ok, "%s: result %d against the file: %s", path, e->result, r.text);
-    }
-    for (size_t i = 0; i < s->same.n; i++) {
-        mc_close_report r = mc_close_exact(MC_ARRAY(got[s->same.items[i].a]), MC_ARRAY(got[s->same.items[i].b]));
-        ck_assert_msg(r.ok, "%s: results that must be the same differ: %s", path, r.text);
-    }
-}
-
-static void
-run_file(const char *path, const char *pipeline)
+vary(walk *w, int variant)
 {
     static const int threads[] = {1, 2, 3, 7};
-    mc_ref_tensor want[MAX_STEPS][MAX_OUTPUTS], first[MAX_STEPS][MAX_OUTPUTS], got[MAX_OUTPUTS];
-    bench_case b;
-    open_case(&b, path, pipeline);
-    ck_assert_uint_le(b.c->steps.n, MAX_STEPS);
-    bool open = has_dispatch(b.c->module);
-    interpret(path, b.arena, want);
-    for (size_t n = 0; n < sizeof threads / sizeof *threads; n++) {
-        b.w.n_threads = threads[n];
-        walk_forget(&b.w);
-        for (size_t i = 0; i < b.c->steps.n; i++) {
-            const mc_exec_step *s = &b.c->steps.items[i];
-            if (s->fails != MC_N_CODES) continue; /* faults of the data are the runtime's to refuse */
-            walk_run(&b.w, s->inputs.items, b.arena, n ? got : first[i]);
-            for (int r = 0; r < b.n_outputs && n; r++) {
-                mc_close_report same = mc_close_exact(MC_ARRAY(got[r]), MC_ARRAY(first[i][r]));
-                ck_assert_msg(same.ok, "%s: %d threads differ from 1: %s", path, threads[n], same.text);
-            }
-            if (n) continue;
-            check_expects(path, s, first[i]);
-            for (int r = 0; r < b.n_outputs; r++) compare(path, i, r, &first[i][r], &want[i][r], open, b.arena);
-        }
-    }
-    close_case(&b);
+    w->n_threads = threads[variant];
 }
 
-/* ---- the same bits in pieces ----------------------------------------------------------------------------------- */
-
-static int
-axis_of_s(const mc_module *m, const mc_type *t)
-{
-    for (int d = 0; d < t->rank; d++)
-        if (t->dims[d].n_syms == 1 && mc_str_is(m->syms[t->dims[d].syms[0]].name, "S")) return d;
-    return -1;
-}
-
-static mc_ref_tensor
-cut(const mc_ref_tensor *t, int axis, int64_t begin, int64_t n, mc_arena *arena)
-{
-    if (axis < 0) return *t;
-    mc_ref_tensor part;
-    int64_t dims[MC_MAX_RANK], inner = 1, all = t->dims[axis];
-    memcpy(dims, t->dims, sizeof dims);
-    dims[axis] = n;
-    for (int d = axis + 1; d < t->rank; d++) inner *= t->dims[d];
-    ck_assert(mc_ref_tensor_init(&part, t->dtype, dims, t->rank, arena));
-    size_t bytes = moec_dtype_bytes(t->dtype);
-    for (int64_t i = 0; i < part.n; i++) {
-        int64_t from = (i / inner / n * all + begin + i / inner % n) * inner + i % inner;
-        memcpy((char *)part.data + (size_t)i * bytes, (const char *)t->data + (size_t)from * bytes, bytes);
-    }
-    return part;
-}
-
-/* A sequence at once and in the pieces that the file names must give the same bits. */
 static void
-check_pieces(const char *path, const char *pipeline)
+describe_backend(void)
 {
-    bench_case b;
-    open_case(&b, path, pipeline);
-    const mc_exec_step *s = &b.c->steps.items[0];
-    const mc_func *model = mc_module_model(b.c->module);
-    mc_ref_tensor whole[MAX_OUTPUTS], part[MAX_OUTPUTS], inputs[MAX_OUTPUTS];
-    if (s->pieces.n) walk_run(&b.w, s->inputs.items, b.arena, whole);
-    walk_forget(&b.w);
-    for (size_t piece = 0; piece < s->pieces.n; piece++) {
-        int64_t begin = b.w.past, n = s->pieces.items[piece];
-        for (size_t i = 0; i < s->inputs.n; i++) {
-            inputs[i] =
-                cut(&s->inputs.items[i], axis_of_s(b.c->module, model->formals.items[i]->type), begin, n, b.arena);
-        }
-        b.w.n_threads = 1 + (int)piece % 3;
-        walk_run(&b.w, inputs, b.arena, part);
-        for (int r = 0; r < b.n_outputs; r++) {
-            int axis = axis_of_s(b.c->module, model->last->operands[r].value->type);
-            mc_ref_tensor want = cut(&whole[r], axis, begin, n, b.arena);
-            mc_close_report same = mc_close_exact(MC_ARRAY(part[r]), MC_ARRAY(want));
-            ck_assert_msg(same.ok, "%s: from position %lld on: %s", path, (long long)begin, same.text);
-        }
-    }
-    close_case(&b);
+    mc_diags diags;
+    mc_cpu_target target;
+    mc_diags_init(&diags, files_arena, NULL);
+    if (!mc_cpu_target_find("native", &diags, &target)) walk_fail(&diags);
+    cpu = (exec_backend){.pipelines = {"@default", "@unfused"},
+                         .setting = {MC_STR_INIT("nr"), target.nr},
+                         .open = walk_open,
+                         .n_variants = 4,
+                         .vary = vary,
+                         .varied = "number of threads",
+                         .same_in_pieces = true};
 }
-
-/* ---- tests ----------------------------------------------------------------------------------------------------- */
 
 START_TEST(exec_file)
 {
-    run_file(files.items[_i / 2], _i % 2 ? "@unfused" : "@default");
+    exec_run_file(&cpu, files.items[_i / 2], cpu.pipelines[_i % 2]);
 }
 END_TEST
 
 START_TEST(pieces)
 {
-    check_pieces(files.items[_i / 2], _i % 2 ? "@unfused" : "@default");
+    exec_check_pieces(&cpu, files.items[_i / 2], cpu.pipelines[_i % 2]);
 }
 END_TEST
 
@@ -246,6 +61,7 @@ main(void)
 {
     files_arena = mc_arena_create();
     files = mc_golden_find(files_arena, EXEC_DIR, ".moir");
+    describe_backend();
     Suite *s = suite_create("cpu_ops");
     TCase *t = tcase_create("cpu_ops");
     tcase_set_timeout(t, 120);

@@ -1,0 +1,81 @@
+/* The GPU backend against the interpreter, without a GPU: every file of tests/exec, through the fused and the unfused
+ * pipeline, its kernels as host code thread by thread (tests/gpu/README.md). The threads of a block run in several
+ * orders, which must not change a bit; in pieces the results stay nearly the same.
+ *
+ * MOEC_EXEC=moe_softmax,odd_ runs the files whose names begin with one of these. */
+#include "tests/support/golden.h"
+#include "tests/unit/exec_walk.h"
+#include "tests/unit/gpu_walk.h"
+
+#include <stdio.h>
+
+#define EXEC_DIR "tests/exec"
+
+static mc_arena *files_arena;
+static mc_paths files;
+
+static void
+vary(walk *w, int variant)
+{
+    w->order = (uint32_t)variant;
+}
+
+static const exec_backend gpu = {.pipelines = {"@gpu", "@gpu-unfused"},
+                                 .open = walk_open_gpu,
+                                 .n_variants = 3,
+                                 .vary = vary,
+                                 .varied = "order of threads"};
+
+START_TEST(exec_file)
+{
+    exec_run_file(&gpu, files.items[_i / 2], gpu.pipelines[_i % 2]);
+}
+END_TEST
+
+START_TEST(pieces)
+{
+    exec_check_pieces(&gpu, files.items[_i / 2], gpu.pipelines[_i % 2]);
+}
+END_TEST
+
+static bool
+is_wanted(const char *path, const char *wanted)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    for (const char *at = wanted; *at;) {
+        size_t n = strcspn(at, ",");
+        if (n && strncmp(name, at, n) == 0) return true;
+        at += n + (at[n] == ',');
+    }
+    return false;
+}
+
+static void
+find_files(void)
+{
+    const char *wanted = getenv("MOEC_EXEC");
+    files_arena = mc_arena_create();
+    files = mc_golden_find(files_arena, EXEC_DIR, ".moir");
+    size_t n = 0;
+    for (size_t i = 0; i < files.n; i++)
+        if (!wanted || is_wanted(files.items[i], wanted)) files.items[n++] = files.items[i];
+    files.n = n;
+}
+
+int
+main(void)
+{
+    find_files();
+    Suite *s = suite_create("gpu_ops");
+    TCase *t = tcase_create("gpu_ops");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, exec_file, 0, 2 * (int)files.n);
+    tcase_add_loop_test(t, pieces, 0, 2 * (int)files.n);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    mc_arena_destroy(files_arena);
+    return failed || !files.n ? EXIT_FAILURE : EXIT_SUCCESS;
+}

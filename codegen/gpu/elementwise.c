@@ -43,7 +43,10 @@ static mc_str
 attribute_text(formula *f, const mc_op *op, mc_opcode of)
 {
     mc_arena *arena = f->p->arena;
-    if (of == MC_OP_SOFTCAP) return mc_strf(arena, ", %.*s", MC_FMT(number_text(f, mc_attr_float(op, "cap"))));
+    if (of == MC_OP_SOFTCAP) {
+        mc_str cap = number_text(f, mc_attr_float(op, "cap"));
+        return mc_strf(arena, ", %.*s", MC_FMT(cap));
+    }
     if (of != MC_OP_CLAMP) return mc_str_of("");
     mc_str lo = number_text(f, mc_attr_float(op, "lo")), hi = number_text(f, mc_attr_float(op, "hi"));
     return mc_strf(arena, ", %.*s, %.*s", MC_FMT(lo), MC_FMT(hi));
@@ -87,9 +90,10 @@ write_formula(formula *f, const mc_op *op)
     }
     default: {
         mc_str second = op->n_operands > 1 ? mc_strf(arena, ", %.*s", MC_FMT(x[1])) : mc_str_of("");
-        add_result(f, 0,
-                   mc_strf(arena, "op_%s(%.*s%.*s%.*s)", mc_op_info_of(op)->text, MC_FMT(x[0]), MC_FMT(second),
-                           MC_FMT(attribute_text(f, op, op->opcode))));
+        mc_str more = attribute_text(f, op, op->opcode);
+        add_result(
+            f, 0,
+            mc_strf(arena, "op_%s(%.*s%.*s%.*s)", mc_op_info_of(op)->text, MC_FMT(x[0]), MC_FMT(second), MC_FMT(more)));
         break;
     }
     }

@@ -53,11 +53,11 @@ elementwise_at(const mc_args &a, I flat, results<Y...>, X... operands)
     constexpr int n_in = int(sizeof...(X)), n_out = int(sizeof...(Y));
     f32 x[n_in ? n_in : 1][V], y[n_out][V];
     int n = 0;
-    (load_operand<V, N>(a, n, flat, operands, x[n++]), ...);
+    ((load_operand<V, N>(a, n, flat, operands, x[n]), n++), ...);
 #pragma unroll
     for (int j = 0; j < V; j++) F::at(a.f, x, y, j);
     n = 0;
-    (store_floats<V>(arg<Y>(a, n_in + n) + flat, y[n++]), ...);
+    ((store_floats<V>(arg<Y>(a, n_in + n) + flat, y[n]), n++), ...);
 }
 
 /* Divisions of 32 bits are several times faster, and almost always enough. */

@@ -190,9 +190,3 @@ mc_gpu_route_alone(mc_plan *p, const mc_op *op)
     }
     end(&c);
 }
-
-void
-mc_gpu_select_route(mc_plan *p, const mc_op *op)
-{
-    mc_gpu_route_alone(p, op);
-}

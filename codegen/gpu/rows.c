@@ -3,6 +3,7 @@
 #include "codegen/gpu/rows.h"
 
 #include <ctype.h>
+#include <string.h>
 
 enum { MAX_WIDTH = 8, VECTOR_BYTES = 16, WARP = 32, WARP_ELEMENTS = 1024, WARP_BLOCK = 256, MAX_LANES = 1024 };
 
@@ -61,7 +62,8 @@ mc_gpu_kernel_of(mc_plan *p, const mc_gpu_code *code)
         }
     }
     while (n && name[n - 1] == '_') n--;
-    return mc_gpu_kernel_get(p, code, "%.*s", (int)n, name);
+    bool is_template = memchr(code->call.data, '<', code->call.len) != NULL; /* else the function has this name */
+    return mc_gpu_kernel_get(p, code, "%.*s%s", (int)n, name, is_template ? "" : "_kernel");
 }
 
 static uint32_t

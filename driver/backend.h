@@ -1,5 +1,6 @@
 /* backend: the one place where the driver meets code generation. A build without LLVM has backend_none.c instead of
- * backend_cpu.c; everything else is the same. */
+ * backend_cpu.c; everything else is the same. Code for GPUs (backend_gpu.c) is always there: NVRTC is found at run
+ * time. */
 #ifndef MC_DRIVER_BACKEND_H
 #define MC_DRIVER_BACKEND_H
 
@@ -29,5 +30,12 @@ bool mc_backend_emit(mc_unit *u, const mc_backend_target *target, mc_code_kind k
 moec_status mc_backend_load(const void *object, size_t n_bytes, const char *name, mc_loaded **out,
                             const moec_abi_model **out_abi, mc_fault *fault) MOEC_MUST_USE;
 void mc_backend_unload(mc_loaded *loaded); /* NULL is allowed */
+
+/* ---- GPUs ---- */
+
+bool mc_backend_gpu_has_kernel(mc_opcode opcode);
+/* Appends the image (runtime/image.h) of the unit's module, which @gpu or @gpu-train has brought to stage plan, for
+ * u->options->gpu. False after E0701 .. E0704. */
+bool mc_backend_gpu_emit(mc_unit *u, mc_buf *out);
 
 #endif

@@ -1,14 +1,12 @@
-/* The CPU backend behind driver/backend.h. What the artefact says about itself (meta, rules) is gathered here, because
- * only the driver sees both the text and the code. */
+/* The CPU backend behind driver/backend.h. */
 #include "driver/backend.h"
 
 #include "codegen/cpu/cpu.h"
 #include "codegen/cpu/llvm_jit.h"
+#include "driver/describe.h"
 
 #include <elf.h>
-#include <jansson.h>
 #include <stdlib.h>
-#include <string.h>
 
 const char *
 mc_backend_compiler(void)
@@ -33,59 +31,12 @@ mc_backend_has_kernel(mc_opcode opcode)
     return mc_cpu_has_kernel(opcode);
 }
 
-/* All weight maps as one text, or only the chosen one. */
-static mc_str
-rules_text(const mc_unit *u)
-{
-    mc_str chosen = mc_module_meta(u->module, "weights");
-    mc_buf text = {0};
-    for (size_t i = 0; i < u->module->metas.n; i++) {
-        const mc_meta *m = &u->module->metas.items[i];
-        if (!mc_str_starts(m->key, "weights.")) continue;
-        mc_str map = mc_str_slice(m->key, strlen("weights."), m->key.len);
-        if (chosen.len && !mc_str_eq(map, chosen)) continue;
-        mc_buf_printf(&text, "weights %.*s {\n%.*s\n}\n", MC_FMT(map), MC_FMT(m->value));
-    }
-    mc_str rules = mc_str_dup(u->arena, mc_buf_view(&text));
-    mc_buf_fini(&text);
-    return rules;
-}
-
-static json_t *
-text_of(mc_str s)
-{
-    return json_stringn(s.data ? s.data : "", s.len);
-}
-
-static mc_str
-meta_text(mc_unit *u)
-{
-    json_t *meta = json_object(), *params = json_object();
-    json_object_set_new(meta, "summary", text_of(mc_unit_summary(u)));
-    if (u->elab.weights.n) {
-        json_object_set_new(meta, "parameters", json_integer(u->elab.n_params));
-        json_object_set_new(meta, "active_parameters", json_integer(u->elab.n_active_params));
-    }
-    for (size_t i = 0; i < u->elab.params.n; i++) {
-        mc_str name = mc_str_dup(u->arena, u->elab.params.items[i].name);
-        json_object_set_new(params, name.data, text_of(u->elab.params.items[i].value));
-    }
-    json_object_set_new(meta, "params", params);
-    mc_str train = mc_module_meta(u->module, "train");
-    if (train.len) json_object_set_new(meta, "train", text_of(train));
-    char *dumped = json_dumps(meta, JSON_COMPACT | JSON_SORT_KEYS);
-    mc_str text = mc_str_dup(u->arena, mc_str_of(dumped));
-    free(dumped);
-    json_decref(meta);
-    return text;
-}
-
 bool
 mc_backend_emit(mc_unit *u, const mc_backend_target *target, mc_code_kind kind, mc_buf *out)
 {
     static const mc_emit_kind kinds[] = {
         [MC_CODE_OBJECT] = MC_EMIT_OBJECT, [MC_CODE_ASSEMBLY] = MC_EMIT_ASSEMBLY, [MC_CODE_LLVM] = MC_EMIT_LLVM};
-    mc_cpu_options options = {.name = mc_unit_name(u), .rules = rules_text(u), .meta = meta_text(u)};
+    mc_cpu_options options = {.name = mc_unit_name(u), .rules = mc_describe_rules(u), .meta = mc_describe_meta(u)};
     options.target = *(const mc_cpu_target *)target->detail;
     mc_cpu_result result;
     if (!mc_cpu_compile(u->module, &options, &u->diags, &result)) return false;

@@ -81,108 +81,132 @@ write_text_stage(const mc_cli *cli, mc_unit *u, emit_kind kind)
     return code;
 }
 
+/* With --gpu, code for a CPU is made only when --target asks for it. */
+static bool
+wants_cpu(const mc_unit *u)
+{
+    return !u->options->gpu || u->options->target;
+}
+
 static bool
 front(const mc_cli *cli, mc_unit *u, const char *path, emit_kind kind)
 {
     mc_pass_options passes;
-    mc_backend_target target;
+    mc_backend_target target = {0};
+    u->gpu = !wants_cpu(u);
     if (!mc_unit_load(u, path) || !mc_unit_elaborate(u)) return false;
     if (kind == EMIT_IR) return true;
-    if (!mc_backend_find(u, &target) || !mc_command_pass_options(cli, u->arena, &passes)) return false;
+    if (!u->gpu && !mc_backend_find(u, &target)) return false;
+    if (!mc_command_pass_options(cli, u->arena, &passes)) return false;
     mc_pass_setting nr = {MC_STR("nr"), target.nr};
-    passes.settings = &nr;
-    passes.n_settings = 1;
+    if (!u->gpu) {
+        passes.settings = &nr;
+        passes.n_settings = 1;
+    }
     return mc_unit_passes(u, &passes);
 }
 
 static int
-write_artefact(const char *path, moec_artefact kind, mc_str object, mc_str name)
+write_artefact(const char *path, moec_artefact kind, const mc_link_input *code)
 {
     mc_fault fault = {0};
-    mc_buf header = {0};
-    moec_status status;
-    if (kind == MOEC_HEADER) {
-        mc_write_header(name.data, &header);
-        status = mc_file_write(path, header.data, header.len, 0644, &fault);
-    } else if (kind == MOEC_OBJECT) {
-        status = mc_file_write(path, object.data, object.len, 0644, &fault);
-    } else {
+    if (kind != MOEC_HEADER && kind != MOEC_OBJECT) {
         mc_progress_begin();
         mc_progress_step("linking");
-        status = mc_link(object.data, object.len, name.data, kind, path, &fault);
     }
-    mc_buf_fini(&header);
+    moec_status status = mc_link(code, kind, path, &fault);
     mc_progress_end();
     if (status != MOEC_OK) return mc_command_failed(status, fault.text);
     printf("wrote %s\n", path);
     return MC_EXIT_OK;
 }
 
-/* Packs a checkpoint beside the executable, where it looks by itself. The tables are read by loading the code here, so
- * the target must be this processor. */
 static int
-pack_weights(const char *checkpoint, const char *map, const char *executable, mc_str object, const char *name)
+write_header(const char *path, const mc_unit *u, const char *name)
 {
-    mc_loaded *loaded = NULL;
-    const moec_abi_model *abi;
     mc_fault fault = {0};
-    moec_status status = mc_backend_load(object.data, object.len, name, &loaded, &abi, &fault);
+    mc_buf header = {0};
+    mc_write_header(name, wants_cpu(u), u->options->gpu != NULL, &header);
+    moec_status status = mc_file_write(path, header.data, header.len, 0644, &fault);
+    mc_buf_fini(&header);
     if (status != MOEC_OK) return mc_command_failed(status, fault.text);
-    moec_model *model = NULL;
+    printf("wrote %s\n", path);
+    return MC_EXIT_OK;
+}
+
+static int
+pack_model(const char *checkpoint, const char *map, const char *path, const moec_model *model)
+{
     moec_weights *weights = NULL;
     moec_error error = {0};
-    mc_buf path = {0};
     int percent = -1;
-    mc_buf_printf(&path, "%s.weights", executable);
-    moec_weights_options options = {.packed_path = path.data, .map = map};
+    moec_weights_options options = {.packed_path = path, .map = map};
     if (isatty(STDERR_FILENO)) {
         options.progress = mc_app_show_packing;
         options.progress_context = &percent;
     }
-    status = moec_model_from_abi(abi, &model, &error);
-    if (status == MOEC_OK) status = moec_weights_open(model, checkpoint, &options, &weights, &error);
-    int code = MC_EXIT_OK;
-    if (status == MOEC_OK)
-        printf("wrote %s (%.1f MB)\n", path.data, (double)moec_weights_bytes(weights) / 1e6);
-    else
-        code = mc_command_failed(status, error.text);
+    moec_status status = moec_weights_open(model, checkpoint, &options, &weights, &error);
+    if (status != MOEC_OK) return mc_command_failed(status, error.text);
+    printf("wrote %s (%.1f MB)\n", path, (double)moec_weights_bytes(weights) / 1e6);
     moec_weights_close(weights);
-    moec_model_destroy(model);
-    mc_backend_unload(loaded);
+    return MC_EXIT_OK;
+}
+
+/* Packs a checkpoint beside the executable, where it looks by itself: for each kind of code its own file. The CPU's
+ * tables are read by loading the code here, so the target must be this processor. */
+static int
+pack_weights(const char *checkpoint, const char *map, const char *executable, const mc_link_input *code)
+{
+    mc_loaded *loaded = NULL;
+    const moec_abi_model *abi;
+    moec_model *model = NULL;
+    moec_error error = {0};
+    mc_fault fault = {0};
+    mc_buf path = {0};
+    int exit_code = MC_EXIT_OK;
+    if (code->object.len) {
+        moec_status status = mc_backend_load(code->object.data, code->object.len, code->name, &loaded, &abi, &fault);
+        if (status != MOEC_OK) return mc_command_failed(status, fault.text);
+        mc_buf_printf(&path, "%s.weights", executable);
+        status = moec_model_from_abi(abi, &model, &error);
+        exit_code =
+            status == MOEC_OK ? pack_model(checkpoint, map, path.data, model) : mc_command_failed(status, error.text);
+        moec_model_destroy(model);
+        mc_backend_unload(loaded);
+    }
+    if (!exit_code && code->image.len) {
+        mc_buf_clear(&path);
+        mc_buf_printf(&path, "%s.gpu-weights", executable);
+        moec_status status = moec_model_from_image(code->image.data, code->image.len, &model, &error);
+        exit_code =
+            status == MOEC_OK ? pack_model(checkpoint, map, path.data, model) : mc_command_failed(status, error.text);
+        moec_model_destroy(model);
+    }
     mc_buf_fini(&path);
-    return code;
+    return exit_code;
 }
 
 static int
-write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input)
+write_all(const mc_cli *cli, mc_unit *u, emit_kind kind, mc_str stem, const mc_link_input *code)
 {
-    mc_backend_target target;
-    mc_buf object = {0};
-    mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
     const char *given = mc_cli_value(cli, MC_OPTION_OUTPUT), *checkpoint = mc_cli_value(cli, MC_OPTION_WEIGHTS);
-    mc_progress_step("generating code");
-    bool good =
-        kind == EMIT_HEADER || (mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object));
-    mc_progress_end();
-    mc_unit_deliver(u);
-    int code = good ? MC_EXIT_OK : mc_command_exit_code(mc_unit_status(u));
-    mc_str view = mc_buf_view(&object);
-    switch (good ? kind : N_EMIT) {
+    int exit_code = MC_EXIT_OK;
+    switch (kind) {
     case EMIT_EXE:
-        code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, view, name);
-        if (!code && checkpoint)
-            code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, view, name.data);
+        exit_code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, code);
+        if (!exit_code && checkpoint)
+            exit_code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, code);
         break;
     case EMIT_OBJ:
-        code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, view, name);
+        exit_code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, code);
         break;
     case EMIT_LIB:
-        code = write_artefact(mc_strf(u->arena, "%s.so", stem.data).data, MOEC_SHARED_LIBRARY, view, name);
-        if (!code) code = write_artefact(mc_strf(u->arena, "%s.a", stem.data).data, MOEC_ARCHIVE, view, name);
-        if (!code) code = write_artefact(mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name);
+        exit_code = write_artefact(mc_strf(u->arena, "%s.so", stem.data).data, MOEC_SHARED_LIBRARY, code);
+        if (!exit_code) exit_code = write_artefact(mc_strf(u->arena, "%s.a", stem.data).data, MOEC_ARCHIVE, code);
+        if (!exit_code) exit_code = write_artefact(mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, code);
         break;
     case EMIT_HEADER:
-        code = write_artefact(given ? given : mc_strf(u->arena, "%s.h", stem.data).data, MOEC_HEADER, view, name);
+        exit_code = write_header(given ? given : mc_strf(u->arena, "%s.h", stem.data).data, u, code->name);
         break;
     case EMIT_IR:
     case EMIT_PLAN:
@@ -190,12 +214,51 @@ write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input
     case EMIT_ASM:
     case N_EMIT: break;
     }
-    if (!code) {
+    return exit_code;
+}
+
+/* GPU code when u has become CPU code: from the text again, since passes change a module. */
+static bool
+emit_gpu_beside(const mc_cli *cli, const mc_unit *cpu, const char *path, mc_buf *image)
+{
+    mc_unit u;
+    mc_pass_options passes;
+    mc_unit_init(&u, cpu->options);
+    u.gpu = true;
+    bool good = mc_unit_load(&u, path) && mc_unit_elaborate(&u);
+    if (good) u.n_delivered = u.diags.list.n; /* said before */
+    good = good && mc_command_pass_options(cli, u.arena, &passes) && mc_unit_passes(&u, &passes) &&
+           mc_backend_gpu_emit(&u, image);
+    mc_progress_end();
+    mc_unit_deliver(&u);
+    mc_unit_fini(&u);
+    return good;
+}
+
+static int
+write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input)
+{
+    mc_backend_target target;
+    mc_buf object = {0}, image = {0};
+    mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
+    mc_progress_step("generating code");
+    bool good = true, code = kind != EMIT_HEADER;
+    if (code && wants_cpu(u))
+        good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object);
+    if (good && code && u->gpu) good = mc_backend_gpu_emit(u, &image);
+    if (good && code && u->options->gpu && !u->gpu) good = emit_gpu_beside(cli, u, input, &image);
+    mc_progress_end();
+    mc_unit_deliver(u);
+    mc_link_input parts = {mc_buf_view(&object), mc_buf_view(&image), name.data};
+    moec_status status = good || mc_unit_status(u) != MOEC_OK ? mc_unit_status(u) : MOEC_ERR_UNSUPPORTED;
+    int exit_code = good ? write_all(cli, u, kind, stem, &parts) : mc_command_exit_code(status);
+    if (!exit_code) {
         mc_str summary = mc_unit_summary(u);
         printf("%.*s\n", MC_FMT(summary));
     }
     mc_buf_fini(&object);
-    return code;
+    mc_buf_fini(&image);
+    return exit_code;
 }
 
 int

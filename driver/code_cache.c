@@ -11,6 +11,7 @@ void
 mc_product_fini(mc_product *code)
 {
     mc_buf_fini(&code->object);
+    mc_buf_fini(&code->image);
     mc_buf_fini(&code->name);
     mc_buf_fini(&code->summary);
 }

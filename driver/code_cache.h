@@ -5,7 +5,8 @@
 #include "runtime/base/cache_entry.h"
 
 typedef struct mc_product {
-    mc_buf object;
+    mc_buf object; /* CPU code, an ELF object; empty: none */
+    mc_buf image;  /* GPU code (runtime/image.h); empty: none. Not in the cache: its kernels are kept one by one */
     mc_buf name, summary;
 } mc_product;
 

@@ -32,6 +32,8 @@ mc_command_options(const mc_cli *cli, moec_compile_options *out)
                                   .config = mc_cli_value(cli, MC_OPTION_CONFIG),
                                   .map = mc_cli_value(cli, MC_OPTION_MAP),
                                   .target = mc_cli_value(cli, MC_OPTION_TARGET),
+                                  .gpu = mc_cli_value(cli, MC_OPTION_GPU),
+                                  .dump_dir = mc_cli_value(cli, MC_OPTION_DUMP_DIR),
                                   .pipeline = mc_cli_value(cli, MC_OPTION_PASSES),
                                   .cache = mc_cli_value(cli, MC_OPTION_CACHE_DIR),
                                   .train = mc_cli_has(cli, MC_OPTION_TRAIN) || cli->command == MC_COMMAND_TRAIN ||

@@ -19,7 +19,7 @@ struct moec_compiled {
     bool from_cache, train;
     mc_loaded *loaded;
     const moec_abi_model *abi;
-    moec_model *model;
+    moec_model *model, *gpu_model;
 };
 
 /* ---- the cache's key: everything that decides the object's bytes ---- */
@@ -107,15 +107,12 @@ find_cache(mc_unit *u, mc_buf *directory)
     return status == MOEC_OK;
 }
 
-static moec_status
-compile(mc_unit *u, moec_compiled **out)
+static bool
+compile_cpu(mc_unit *u, moec_compiled *c)
 {
     mc_backend_target target;
     mc_buf directory = {0};
     mc_cache_key key;
-    moec_compiled *c = calloc(1, sizeof *c);
-    if (!c) return MOEC_ERR_MEMORY;
-    c->train = u->options->train;
     bool good = mc_backend_find(u, &target);
     bool keep =
         good && !(u->options->cache && !*u->options->cache) && cache_key(u, &target, &key) && find_cache(u, &directory);
@@ -125,6 +122,46 @@ compile(mc_unit *u, moec_compiled **out)
         if (good && keep) mc_code_cache_put(directory.data, key, &c->code);
     }
     mc_buf_fini(&directory);
+    return good;
+}
+
+static bool
+compile_gpu(mc_unit *u, mc_product *out)
+{
+    u->gpu = true;
+    if (!mc_unit_elaborate(u)) return false;
+    if (out->object.len) u->n_delivered = u->diags.list.n; /* the CPU's unit says the same of the text */
+    if (!mc_unit_passes(u, NULL)) return false;
+    mc_buf_clear(&out->name);
+    mc_buf_clear(&out->summary);
+    mc_buf_str(&out->name, mc_unit_name(u));
+    mc_buf_str(&out->summary, mc_unit_summary(u));
+    return mc_backend_gpu_emit(u, &out->image);
+}
+
+/* Passes change a module, so each kind of code begins with the text. */
+static bool
+compile_gpu_beside(const mc_unit *cpu, mc_product *out)
+{
+    mc_unit u;
+    mc_str name = mc_source_of(&cpu->sources, (mc_span){cpu->file, 0, 0})->name;
+    mc_str text = mc_source_of(&cpu->sources, (mc_span){cpu->file, 0, 0})->text;
+    mc_unit_init(&u, cpu->options);
+    bool good = mc_unit_text(&u, name.data, text.data, text.len) && compile_gpu(&u, out);
+    mc_unit_deliver(&u);
+    mc_unit_fini(&u);
+    return good;
+}
+
+static moec_status
+compile(mc_unit *u, moec_compiled **out)
+{
+    const moec_compile_options *o = u->options;
+    moec_compiled *c = calloc(1, sizeof *c);
+    if (!c) return MOEC_ERR_MEMORY;
+    c->train = o->train;
+    bool good = o->gpu && !o->target ? compile_gpu(u, &c->code) : compile_cpu(u, c);
+    if (good && o->gpu && o->target) good = compile_gpu_beside(u, &c->code);
     if (!good) {
         moec_compiled_destroy(c);
         return mc_unit_status(u) == MOEC_OK ? MOEC_ERR_INTERNAL : mc_unit_status(u);
@@ -168,6 +205,7 @@ moec_compiled_destroy(moec_compiled *c)
 {
     if (!c) return;
     moec_model_destroy(c->model);
+    moec_model_destroy(c->gpu_model);
     mc_backend_unload(c->loaded);
     mc_product_fini(&c->code);
     free(c);
@@ -175,11 +213,23 @@ moec_compiled_destroy(moec_compiled *c)
 
 /* ---- what was made ---- */
 
+static const void *
+bytes_of(const mc_buf *b, size_t *out_n_bytes)
+{
+    *out_n_bytes = b->len;
+    return b->len ? b->data : NULL;
+}
+
 const void *
 moec_compiled_object(const moec_compiled *c, size_t *out_n_bytes)
 {
-    *out_n_bytes = c->code.object.len;
-    return c->code.object.data;
+    return bytes_of(&c->code.object, out_n_bytes);
+}
+
+const void *
+moec_compiled_image(const moec_compiled *c, size_t *out_n_bytes)
+{
+    return bytes_of(&c->code.image, out_n_bytes);
 }
 
 const char *
@@ -227,6 +277,7 @@ moec_compiled_load(moec_compiled *c, moec_model **out_model, moec_error *error)
     mc_fault fault = {0};
     const moec_abi_model *abi;
     *out_model = NULL;
+    if (!c->code.object.len) return moec_compiled_load_gpu(c, out_model, error);
     moec_status status = mc_compiled_abi(c, &abi, &fault);
     if (status != MOEC_OK) return fail(error, status, fault.text);
     if (!c->model) status = moec_model_from_abi(abi, &c->model, error);
@@ -236,29 +287,28 @@ moec_compiled_load(moec_compiled *c, moec_model **out_model, moec_error *error)
 }
 
 moec_status
+moec_compiled_load_gpu(moec_compiled *c, moec_model **out_model, moec_error *error)
+{
+    *out_model = NULL;
+    if (!c->code.image.len)
+        return fail(error, MOEC_ERR_UNSUPPORTED, "it was compiled without code for GPUs: set `gpu` in the options");
+    if (!c->gpu_model) {
+        moec_status status = moec_model_from_image(c->code.image.data, c->code.image.len, &c->gpu_model, error);
+        if (status != MOEC_OK) return status;
+    }
+    *out_model = c->gpu_model;
+    return fail(error, MOEC_OK, "");
+}
+
+moec_status
 moec_compiled_write(const moec_compiled *c, moec_artefact kind, const char *path, moec_error *error)
 {
     mc_fault fault = {0};
-    mc_buf header = {0};
-    moec_status status = MOEC_ERR_ARGUMENT;
-    switch (kind) {
-    case MOEC_OBJECT: status = mc_file_write(path, c->code.object.data, c->code.object.len, 0644, &fault); break;
-    case MOEC_HEADER:
-        mc_write_header(c->code.name.data, &header);
-        status = mc_file_write(path, header.data, header.len, 0644, &fault);
-        mc_buf_fini(&header);
-        break;
-    case MOEC_EXECUTABLE:
-        if (c->train)
-            return fail(error, MOEC_ERR_UNSUPPORTED,
-                        "a model compiled for training makes no executable: its parameters are the caller's. Write a "
-                        "library, or compile it without `train`");
-        status = mc_link(c->code.object.data, c->code.object.len, c->code.name.data, kind, path, &fault);
-        break;
-    case MOEC_SHARED_LIBRARY:
-    case MOEC_ARCHIVE:
-        status = mc_link(c->code.object.data, c->code.object.len, c->code.name.data, kind, path, &fault);
-        break;
-    }
+    mc_link_input code = {mc_buf_view(&c->code.object), mc_buf_view(&c->code.image), c->code.name.data};
+    if (kind == MOEC_EXECUTABLE && c->train)
+        return fail(error, MOEC_ERR_UNSUPPORTED,
+                    "a model compiled for training makes no executable: its parameters are the caller's. Write a "
+                    "library, or compile it without `train`");
+    moec_status status = mc_link(&code, kind, path, &fault);
     return fail(error, status, fault.text);
 }

@@ -24,24 +24,39 @@ extern const unsigned char mc_embedded_app_object[], mc_embedded_app_object_end[
 extern const char mc_embedded_base_h[], mc_embedded_base_h_end[];
 extern const char mc_embedded_runtime_h[], mc_embedded_runtime_h_end[];
 extern const char mc_embedded_train_h[], mc_embedded_train_h_end[];
+extern const char mc_embedded_gpu_h[], mc_embedded_gpu_h_end[];
 
 /* The runtime that travels inside moec is for the machine moec itself was built for. */
-static moec_status
-check_machine(const void *object, size_t n_bytes, mc_fault *fault)
+unsigned
+mc_link_machine(void)
 {
-    const Elf64_Ehdr *model = object, *runtime = (const Elf64_Ehdr *)(const void *)mc_embedded_rt_object;
-    if (n_bytes >= sizeof *model && model->e_machine == runtime->e_machine) return MOEC_OK;
+    return ((const Elf64_Ehdr *)(const void *)mc_embedded_rt_object)->e_machine;
+}
+
+static moec_status
+check_machine(mc_str object, mc_fault *fault)
+{
+    const Elf64_Ehdr *model = (const void *)object.data;
+    if (!object.len || (object.len >= sizeof *model && model->e_machine == mc_link_machine())) return MOEC_OK;
     return mc_fail(
         fault, MOEC_ERR_UNSUPPORTED,
         "the code is for another kind of processor than this moec and the runtime in it: write it with --emit obj, "
         "and link it there with libmoec_rt.a");
 }
 
+static mc_str
+embedded(const unsigned char *begin, const unsigned char *end)
+{
+    return (mc_str){(const char *)begin, (size_t)(end - begin)};
+}
+
 /* A directory for the linker's inputs, removed afterwards. */
 typedef struct workplace {
     const char *name; /* of the artefact */
+    bool cpu, gpu;    /* which code there is */
     char directory[PATH_MAX];
-    char object[PATH_MAX + 32], runtime[PATH_MAX + 32], exports[PATH_MAX + 32], log[PATH_MAX + 32];
+    char object[PATH_MAX + 32], image[PATH_MAX + 32], runtime[PATH_MAX + 32], exports[PATH_MAX + 32],
+        log[PATH_MAX + 32];
 } workplace;
 
 static moec_status
@@ -56,6 +71,7 @@ workplace_open(workplace *w, mc_fault *fault)
                        strerror(errno));
     }
     snprintf(w->object, sizeof w->object, "%s/model.o", w->directory);
+    snprintf(w->image, sizeof w->image, "%s/image.o", w->directory);
     snprintf(w->runtime, sizeof w->runtime, "%s/runtime.o", w->directory);
     snprintf(w->exports, sizeof w->exports, "%s/exports", w->directory);
     snprintf(w->log, sizeof w->log, "%s/log", w->directory);
@@ -66,6 +82,7 @@ static void
 workplace_close(const workplace *w)
 {
     unlink(w->object);
+    unlink(w->image);
     unlink(w->runtime);
     unlink(w->exports);
     unlink(w->log);
@@ -100,13 +117,26 @@ tool_failed(const char *tool, const char *log, mc_fault *fault)
     return MOEC_ERR_IO;
 }
 
+/* What runtime/app/app_main.c runs: the names that it knows its model by. */
+static int
+name_model(const workplace *w, char (*names)[PATH_MAX + 96], const char **argv, int n)
+{
+    int used = 0;
+    if (w->cpu) snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_query=moec_abi_query_%s", w->name);
+    if (w->gpu) {
+        snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_gpu_image=moec_gpu_image_%s", w->name);
+        snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_gpu_image_end=moec_gpu_image_%s_end", w->name);
+    }
+    for (int i = 0; i < used; i++) argv[n++] = names[i];
+    return n;
+}
+
 static moec_status
 link_with(const char *tool, const workplace *w, moec_artefact kind, const char *output, mc_fault *fault)
 {
-    char exports[PATH_MAX + 64], query[PATH_MAX + 64];
+    char exports[PATH_MAX + 64], names[3][PATH_MAX + 96];
     snprintf(exports, sizeof exports, "-Wl,--version-script=%s", w->exports);
-    snprintf(query, sizeof query, "-Wl,--defsym=moec_app_query=moec_abi_query_%s", w->name);
-    const char *argv[24];
+    const char *argv[32];
     int n = 0;
     argv[n++] = tool;
     if (kind == MOEC_SHARED_LIBRARY) {
@@ -114,11 +144,12 @@ link_with(const char *tool, const workplace *w, moec_artefact kind, const char *
         argv[n++] = "-Wl,-Bsymbolic"; /* two artefacts in one process each keep their own runtime */
         argv[n++] = exports;
     } else {
-        argv[n++] = query; /* what runtime/app/app_main.c runs */
+        n = name_model(w, names, argv, n);
     }
     argv[n++] = "-o";
     argv[n++] = output;
-    argv[n++] = w->object;
+    if (w->cpu) argv[n++] = w->object;
+    if (w->gpu) argv[n++] = w->image;
     argv[n++] = w->runtime;
     argv[n++] = "-Wl,--gc-sections";
     argv[n++] = "-Wl,--build-id=none"; /* the same input, the same bytes */
@@ -126,6 +157,7 @@ link_with(const char *tool, const workplace *w, moec_artefact kind, const char *
     argv[n++] = "-s";
     argv[n++] = "-lm";
     argv[n++] = "-lpthread";
+    argv[n++] = "-ldl";
     argv[n] = NULL;
     int code = run_tool((char *const *)(uintptr_t)argv, w->log);
     if (code == -ENOENT) return MOEC_ERR_NOT_FOUND;
@@ -152,104 +184,35 @@ link_with_any(const workplace *w, moec_artefact kind, const char *output, mc_fau
                    "or use --emit obj");
 }
 
-/* ---- archives: the System V format, with no dates or owners, so that it is reproducible ---- */
-
-static moec_status
-archive_member(mc_writer *w, const char *name, const void *data, size_t n_bytes, mc_fault *fault)
-{
-    char header[61], field[17];
-    snprintf(field, sizeof field, "%s/", name);
-    snprintf(header, sizeof header, "%-16s%-12s%-6s%-6s%-8s%-10zu`\n", field, "0", "0", "0", "644", n_bytes);
-    moec_status status = mc_writer_write(w, header, 60, fault);
-    if (status == MOEC_OK) status = mc_writer_write(w, data, n_bytes, fault);
-    if (status == MOEC_OK && n_bytes % 2) status = mc_writer_write(w, "\n", 1, fault);
-    return status;
-}
-
-static void
-put_be32(mc_buf *b, uint32_t x)
-{
-    for (int shift = 24; shift >= 0; shift -= 8) mc_buf_putc(b, (char)(x >> shift));
-}
-
-/* The symbol index that linkers want lists, for each global name, the member that defines it. Our two members need only
- * the names a caller can refer to: the query function (member 1) and the public interface (member 2). */
-static void
-archive_index(const char *name, size_t object_bytes, mc_buf *out)
-{
-    static const char *const api[] = {
-#define MC_EXPORT(symbol) #symbol,
-#include "driver/exports.def"
-#undef MC_EXPORT
-    };
-    size_t n_api = sizeof api / sizeof *api;
-    mc_buf names = {0};
-    mc_buf_printf(&names, "moec_abi_query_%s", name);
-    mc_buf_putc(&names, 0);
-    for (size_t i = 0; i < n_api; i++) {
-        mc_buf_puts(&names, api[i]);
-        mc_buf_putc(&names, 0);
-    }
-    size_t index_bytes = 4 + 4 * (n_api + 1) + names.len;
-    uint32_t first = (uint32_t)(8 + 60 + index_bytes + index_bytes % 2);
-    uint32_t second = (uint32_t)(first + 60 + object_bytes + object_bytes % 2);
-    put_be32(out, (uint32_t)n_api + 1);
-    put_be32(out, first);
-    for (size_t i = 0; i < n_api; i++) put_be32(out, second);
-    mc_buf_write(out, names.data, names.len);
-    mc_buf_fini(&names);
-}
-
-static moec_status
-write_archive(const void *object, size_t n_bytes, const char *name, const char *path, mc_fault *fault)
-{
-    mc_writer *w;
-    moec_status status = mc_writer_open(path, &w, fault);
-    if (status != MOEC_OK) return status;
-    mc_buf index = {0};
-    archive_index(name, n_bytes, &index);
-    size_t runtime_bytes = (size_t)(mc_embedded_rt_object_end - mc_embedded_rt_object);
-    status = mc_writer_write(w, "!<arch>\n", 8, fault);
-    if (status == MOEC_OK) status = archive_member(w, "", index.data, index.len, fault);
-    if (status == MOEC_OK) status = archive_member(w, "model.o", object, n_bytes, fault);
-    if (status == MOEC_OK) status = archive_member(w, "runtime.o", mc_embedded_rt_object, runtime_bytes, fault);
-    mc_buf_fini(&index);
-    if (status != MOEC_OK) {
-        mc_writer_abandon(w);
-        return status;
-    }
-    return mc_writer_commit(w, 0644, fault);
-}
-
 /* ---- the parts together ---- */
 
 static moec_status
-fill_workplace(const workplace *w, const void *object, size_t n_bytes, const char *name, moec_artefact kind,
-               mc_fault *fault)
+fill_workplace(const workplace *w, const mc_link_input *code, mc_str image, moec_artefact kind, mc_fault *fault)
 {
     bool app = kind == MOEC_EXECUTABLE;
-    const unsigned char *runtime = app ? mc_embedded_app_object : mc_embedded_rt_object;
-    const unsigned char *end = app ? mc_embedded_app_object_end : mc_embedded_rt_object_end;
+    mc_str runtime = app ? embedded(mc_embedded_app_object, mc_embedded_app_object_end)
+                         : embedded(mc_embedded_rt_object, mc_embedded_rt_object_end);
     mc_buf exports = {0};
-    mc_buf_printf(&exports, "{ global: moec_abi_query_%s; moec_*; local: *; };\n", name);
-    moec_status status = mc_file_write(w->object, object, n_bytes, 0600, fault);
-    if (status == MOEC_OK) status = mc_file_write(w->runtime, runtime, (size_t)(end - runtime), 0600, fault);
+    mc_buf_printf(&exports,
+                  "{ global: moec_abi_query_%s; moec_gpu_image_%s; moec_gpu_image_%s_end; moec_*; local: *; };\n",
+                  code->name, code->name, code->name);
+    moec_status status = MOEC_OK;
+    if (w->cpu) status = mc_file_write(w->object, code->object.data, code->object.len, 0600, fault);
+    if (status == MOEC_OK && w->gpu) status = mc_file_write(w->image, image.data, image.len, 0600, fault);
+    if (status == MOEC_OK) status = mc_file_write(w->runtime, runtime.data, runtime.len, 0600, fault);
     if (status == MOEC_OK) status = mc_file_write(w->exports, exports.data, exports.len, 0600, fault);
     mc_buf_fini(&exports);
     return status;
 }
 
-moec_status
-mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind, const char *path, mc_fault *fault)
+static moec_status
+link_to(const mc_link_input *code, mc_str image, moec_artefact kind, const char *path, mc_fault *fault)
 {
-    workplace w = {.name = name};
+    workplace w = {.name = code->name, .cpu = code->object.len > 0, .gpu = image.len > 0};
     mc_writer *out;
-    moec_status status = check_machine(object, n_bytes, fault);
+    moec_status status = workplace_open(&w, fault);
     if (status != MOEC_OK) return status;
-    if (kind == MOEC_ARCHIVE) return write_archive(object, n_bytes, name, path, fault);
-    status = workplace_open(&w, fault);
-    if (status != MOEC_OK) return status;
-    status = fill_workplace(&w, object, n_bytes, name, kind, fault);
+    status = fill_workplace(&w, code, image, kind, fault);
     if (status == MOEC_OK) status = mc_writer_open(path, &out, fault);
     if (status == MOEC_OK) {
         status = link_with_any(&w, kind, mc_writer_temporary(out), fault);
@@ -259,6 +222,35 @@ mc_link(const void *object, size_t n_bytes, const char *name, moec_artefact kind
             mc_writer_abandon(out);
     }
     workplace_close(&w);
+    return status;
+}
+
+static moec_status
+write_header(const mc_link_input *code, const char *path, mc_fault *fault)
+{
+    mc_buf header = {0};
+    mc_write_header(code->name, code->object.len > 0, code->image.len > 0, &header);
+    moec_status status = mc_file_write(path, header.data, header.len, 0644, fault);
+    mc_buf_fini(&header);
+    return status;
+}
+
+moec_status
+mc_link(const mc_link_input *code, moec_artefact kind, const char *path, mc_fault *fault)
+{
+    mc_buf image = {0};
+    if (kind == MOEC_HEADER) return write_header(code, path, fault);
+    moec_status status = kind == MOEC_OBJECT ? MOEC_OK : check_machine(code->object, fault);
+    if (status != MOEC_OK) return status;
+    if (code->image.len) mc_link_image(code->image, code->name, &image);
+    mc_str gpu = mc_buf_view(&image), only = code->object.len ? code->object : gpu;
+    if (kind == MOEC_OBJECT)
+        status = mc_file_write(path, only.data, only.len, 0644, fault);
+    else if (kind == MOEC_ARCHIVE)
+        status = mc_link_archive(code, gpu, embedded(mc_embedded_rt_object, mc_embedded_rt_object_end), path, fault);
+    else
+        status = link_to(code, gpu, kind, path, fault);
+    mc_buf_fini(&image);
     return status;
 }
 
@@ -275,8 +267,34 @@ add_header(const char *begin, const char *end, const char *include, mc_buf *out)
     mc_buf_str(out, text);
 }
 
+static void
+write_opening(const char *name, bool gpu, mc_buf *out)
+{
+    if (gpu)
+        mc_buf_printf(
+            out,
+            "/* The compiled model as an image for GPUs. Constant. */\n"
+            "extern const unsigned char moec_gpu_image_%s[], moec_gpu_image_%s_end[];\n\n"
+            "/* A handle for the model on GPUs (moec_session_options.gpu, moec_train_call.gpu); end it with\n"
+            " * moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
+            "static inline moec_status\n%s_open_gpu(moec_model **out_model, moec_error *error)\n{\n"
+            "    return moec_model_from_image(moec_gpu_image_%s,\n"
+            "                                 (size_t)(moec_gpu_image_%s_end - moec_gpu_image_%s), out_model, "
+            "error);\n}\n\n",
+            name, name, name, name, name, name);
+    else
+        mc_buf_printf(
+            out,
+            "/* The compiled model's description; NULL when `version` is not one it serves. Constant, never freed. */\n"
+            "const struct moec_abi_model *moec_abi_query_%s(uint32_t version);\n\n"
+            "/* A handle for the model; end it with moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
+            "static inline moec_status\n%s_open(moec_model **out_model, moec_error *error)\n{\n"
+            "    return moec_model_from_abi(moec_abi_query_%s(%u), out_model, error);\n}\n\n",
+            name, name, name, MOEC_ABI_VERSION);
+}
+
 void
-mc_write_header(const char *name, mc_buf *out)
+mc_write_header(const char *name, bool cpu, bool gpu, mc_buf *out)
 {
     mc_buf_printf(
         out,
@@ -286,14 +304,10 @@ mc_write_header(const char *name, mc_buf *out)
     mc_buf_write(out, mc_embedded_base_h, (size_t)(mc_embedded_base_h_end - mc_embedded_base_h));
     add_header(mc_embedded_runtime_h, mc_embedded_runtime_h_end, "#include \"moec/base.h\"\n", out);
     add_header(mc_embedded_train_h, mc_embedded_train_h_end, "#include \"moec/runtime.h\"\n", out);
-    mc_buf_printf(
-        out,
-        "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n"
-        "/* The compiled model's description; NULL when `version` is not one it serves. Constant, never freed. */\n"
-        "const struct moec_abi_model *moec_abi_query_%s(uint32_t version);\n\n"
-        "/* A handle for the model; end it with moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
-        "static inline moec_status\n%s_open(moec_model **out_model, moec_error *error)\n{\n"
-        "    return moec_model_from_abi(moec_abi_query_%s(%u), out_model, error);\n}\n\n"
-        "#ifdef __cplusplus\n}\n#endif\n#endif\n",
-        name, name, name, name, name, MOEC_ABI_VERSION);
+    if (gpu) add_header(mc_embedded_gpu_h, mc_embedded_gpu_h_end, "#include \"moec/runtime.h\"\n", out);
+    mc_buf_printf(out, "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n",
+                  name, name);
+    if (cpu) write_opening(name, false, out);
+    if (gpu) write_opening(name, true, out);
+    mc_buf_puts(out, "#ifdef __cplusplus\n}\n#endif\n#endif\n");
 }

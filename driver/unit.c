@@ -136,9 +136,8 @@ bool
 mc_unit_passes(mc_unit *u, const mc_pass_options *pass_options)
 {
     mc_pass_options options = pass_options ? *pass_options : mc_pass_options_default();
-    mc_str pipeline = u->options->pipeline ? mc_str_of(u->options->pipeline)
-                      : u->options->train  ? MC_STR("@train")
-                                           : MC_STR("@default");
+    static const char *const pipelines[2][2] = {{"@default", "@train"}, {"@gpu", "@gpu-train"}};
+    mc_str pipeline = mc_str_of(u->options->pipeline ? u->options->pipeline : pipelines[u->gpu][u->options->train]);
     mc_pass_setting *settings = MC_NEW_N(u->arena, mc_pass_setting, options.n_settings + 1);
     for (size_t i = 0; i < options.n_settings; i++) settings[i] = options.settings[i];
     if (u->options->train && u->options->recompute)

@@ -17,6 +17,7 @@ typedef struct mc_unit {
     const moec_compile_options *options; /* borrowed */
     mc_elab_result elab;                 /* empty for a .moir text */
     mc_module *module;
+    bool gpu; /* it becomes code for GPUs: @gpu and @gpu-train are its pipelines */
     uint32_t file;
     size_t n_delivered; /* diagnostics already handed to the callback */
 } mc_unit;
@@ -31,7 +32,7 @@ moec_status mc_unit_read_config(mc_unit *u, const char *path, mc_str *out, mc_fa
 bool mc_unit_load(mc_unit *u, const char *path);
 bool mc_unit_text(mc_unit *u, const char *name, const char *text, size_t n_bytes);
 bool mc_unit_elaborate(mc_unit *u); /* a name that ends in .moir is read as IR instead */
-/* options->pipeline or @default. pass_options may be NULL. `nr` is set from the target. */
+/* options->pipeline, or the one for what the unit becomes. pass_options may be NULL. `nr` is set from the target. */
 bool mc_unit_passes(mc_unit *u, const mc_pass_options *pass_options);
 
 /* What was fused, what is in FP8 and why the rest is not: one line, of a module in stage plan. In the unit's arena. */

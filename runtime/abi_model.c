@@ -109,13 +109,54 @@ check_tables(const moec_abi_model *m, mc_fault *error)
     return MOEC_OK;
 }
 
+/* What a GPU kernel's grid and tensor maps read of a launch is there. */
+static bool
+gpu_launch_ok(const moec_abi_model *m, const moec_abi_launch *l)
+{
+    bool found = false;
+    for (uint32_t i = 0; i < m->gpu->n_codes; i++) {
+        const moec_abi_gpu_code *c = &m->gpu->codes[i];
+        if (c->kernel != l->target) continue;
+        found = true;
+        for (int axis = 0; axis < 3; axis++)
+            if (c->grid[axis].from != MOEC_ABI_GRID_ONE && c->grid[axis].from >= l->n_ints) return false;
+        for (uint32_t j = 0; j < c->n_maps; j++) {
+            if (c->maps[j].ptr >= l->n_refs) return false;
+            for (uint32_t d = 0; d < c->maps[j].rank; d++)
+                if (c->maps[j].dims[d] >= l->n_ints) return false;
+        }
+    }
+    return found;
+}
+
+static moec_status
+check_gpu(const moec_abi_model *m, mc_fault *error)
+{
+    const moec_abi_gpu *g = m->gpu;
+    if (!g) return MOEC_OK;
+    if (!g->archs || !m->kernel_names || !span_ok(g->first_scratch, g->n_scratch, m->n_exprs))
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact's table of GPU code is wrong");
+    for (uint32_t i = 0; i < g->n_codes; i++) {
+        const moec_abi_gpu_code *c = &g->codes[i];
+        bool good = c->kernel < m->n_kernels && c->cubin && c->threads >= 1 && c->threads <= 1024 && c->cluster >= 1 &&
+                    c->n_maps <= MOEC_ABI_MAX_MAPS;
+        for (int axis = 0; axis < 3; axis++) good = good && c->grid[axis].div >= 1;
+        for (uint32_t j = 0; good && j < c->n_maps; j++) good = c->maps[j].rank >= 1 && c->maps[j].rank <= 4;
+        if (!good) return mc_fail(error, MOEC_ERR_INTERNAL, "GPU code %u is malformed", i);
+    }
+    for (uint32_t i = 0; i < m->n_launches; i++)
+        if (m->launches[i].kind == MOEC_LAUNCH_KERNEL && !gpu_launch_ok(m, &m->launches[i]))
+            return mc_fail(error, MOEC_ERR_INTERNAL, "launch %u does not fit its GPU code", i);
+    return MOEC_OK;
+}
+
 /* A launch of function f, reached with these bases: everything it refers to must exist. */
 static bool
 launch_ok(const moec_abi_model *m, const moec_abi_func *f, const moec_abi_launch *l, uint32_t weights, uint32_t states)
 {
     bool call = l->kind == MOEC_LAUNCH_CALL;
     if (l->kind > MOEC_LAUNCH_CALL || l->target >= (call ? m->n_funcs : m->n_kernels)) return false;
-    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || !m->kernels[l->target])) return false;
+    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || (!m->gpu && !m->kernels[l->target]))) return false;
     if (call &&
         (l->n_refs > MC_MAX_CALL_ARGS || l->n_refs != m->funcs[l->target].n_formals + m->funcs[l->target].n_results))
         return false;
@@ -219,6 +260,7 @@ mc_model_check(moec_model *model, mc_fault *error)
     if (entry->n_formals != m->n_inputs || entry->n_results - m->n_outputs != m->n_saved)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the model function and the tables of inputs and outputs disagree");
     s = check_func(m, m->entry, 0, 0, 0, error);
+    if (s == MOEC_OK) s = check_gpu(m, error);
     if (s == MOEC_OK) s = check_training(model, error);
     if (s != MOEC_OK) return s;
     model->sym_new = model->sym_total = MC_NO_SYM;
@@ -277,6 +319,7 @@ moec_model_destroy(moec_model *model)
 {
     if (!model) return;
     mc_params_free(model);
+    free(model->memory);
     free(model);
 }
 

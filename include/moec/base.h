@@ -41,9 +41,10 @@ typedef enum moec_status {
     MOEC_ERR_MISMATCH = 4,    /* shapes, dtypes, hashes or versions do not fit together: use the matching pair */
     MOEC_ERR_UNSUPPORTED = 5, /* valid, but this build, backend or processor cannot do it: choose another */
     MOEC_ERR_IO = 6,          /* the operating system refused a read or write: the message says which */
-    MOEC_ERR_MEMORY = 7,      /* host memory ran out: ask for less (shorter sequence, fewer sequences) */
+    MOEC_ERR_MEMORY = 7,      /* memory of the host or the GPU ran out: ask for less (shorter or fewer sequences) */
     MOEC_ERR_RANGE = 8,       /* a run-time size or id is outside what the model declares */
-    MOEC_ERR_INTERNAL = 9     /* a fault of moec's own: please report it */
+    MOEC_ERR_INTERNAL = 9,    /* a fault of moec's own: please report it */
+    MOEC_ERR_DEVICE = 10      /* the GPU or its driver failed: the message says what */
 } moec_status;
 
 /* "ok", "argument", ...: a static string, never NULL. */

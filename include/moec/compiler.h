@@ -44,9 +44,11 @@ typedef struct moec_compile_options {
     size_t n_defines;
     const char *const *settings; /* "precision.storage=f32", "place.mesh=ep=8" */
     size_t n_settings;
-    const char *config;   /* config.json or the directory that holds it, for config(...) */
-    const char *map;      /* which `weights NAME`; NULL: the first */
-    const char *target;   /* "native" (NULL), "x86-64-v3", "x86-64-v4", "aarch64" */
+    const char *config; /* config.json or the directory that holds it, for config(...) */
+    const char *map;    /* which `weights NAME`; NULL: the first */
+    const char *target; /* "native" (NULL), "x86-64-v3", "x86-64-v4", "aarch64" */
+    const char *gpu;    /* "sm_90a", "sm_80,sm_90a", "all": code for GPUs; then for a CPU only when `target` is given */
+    const char *dump_dir; /* with gpu: gets the source, PTX, code and resources of every kernel; NULL: nothing */
     const char *name;     /* of the artefact: a C identifier; NULL: the model's name */
     const char *pipeline; /* passes; NULL: "@default" */
     const char *cache;    /* directory of compiled code; NULL: the default; "": none */
@@ -70,17 +72,22 @@ MOEC_API moec_status moec_compile_file(const char *path, const moec_compile_opti
 /* Models loaded from it, their weights and sessions must be gone. NULL is allowed. */
 MOEC_API void moec_compiled_destroy(moec_compiled *compiled);
 
-/* The object file (ELF), valid until destroy. */
+/* The object file (ELF) of CPU code, valid until destroy; NULL and 0 when there is none. */
 MOEC_API const void *moec_compiled_object(const moec_compiled *compiled, size_t *out_n_bytes);
+/* The image of GPU code (moec_model_from_image), likewise. */
+MOEC_API const void *moec_compiled_image(const moec_compiled *compiled, size_t *out_n_bytes);
 MOEC_API const char *moec_compiled_name(const moec_compiled *compiled);
 /* What was fused, what is in FP8 and why the rest is not: one line. */
 MOEC_API const char *moec_compiled_summary(const moec_compiled *compiled);
 MOEC_API bool moec_compiled_from_cache(const moec_compiled *compiled);
 
-/* Links the code into this process. The model lives inside `compiled`.
- * Errors: UNSUPPORTED (compiled for another processor), INTERNAL. */
+/* Links the CPU code into this process, or opens the GPU code when there is no other. The model lives inside
+ * `compiled`. Errors: UNSUPPORTED (compiled for another processor), INTERNAL. */
 MOEC_API moec_status moec_compiled_load(moec_compiled *compiled, moec_model **out_model,
                                         moec_error *error) MOEC_MUST_USE;
+/* The model for GPUs. Errors: UNSUPPORTED (compiled without `gpu`), INTERNAL, MEMORY. */
+MOEC_API moec_status moec_compiled_load_gpu(moec_compiled *compiled, moec_model **out_model,
+                                            moec_error *error) MOEC_MUST_USE;
 
 /* Writes an executable, a shared library or an archive (with its header beside it), by way of the system's linker.
  * Written to a temporary name first: on an error nothing is left at `path`.

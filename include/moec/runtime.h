@@ -51,6 +51,7 @@ struct moec_abi_model; /* runtime/abi.h: what an artefact exports */
 typedef struct moec_model moec_model;
 typedef struct moec_weights moec_weights;
 typedef struct moec_session moec_session;
+typedef struct moec_gpu moec_gpu; /* moec/gpu.h */
 
 enum { MOEC_ERROR_BYTES = 1024, MOEC_MAX_RANK = 6 };
 
@@ -66,6 +67,11 @@ typedef struct moec_error {
  * Errors: MISMATCH (NULL, wrong magic or version), INTERNAL (inconsistent tables), MEMORY. */
 MOEC_API moec_status moec_model_from_abi(const struct moec_abi_model *abi, moec_model **out_model,
                                          moec_error *error) MOEC_MUST_USE;
+/* The same for an image: code for GPUs, as moec_compiled_image and artefacts give it. The image is borrowed, at a
+ * multiple of 16 bytes, until destroy. Errors: SYNTAX (no image, or damaged), MISMATCH, ARGUMENT (alignment), INTERNAL,
+ * MEMORY. */
+MOEC_API moec_status moec_model_from_image(const void *image, size_t n_bytes, moec_model **out_model,
+                                           moec_error *error) MOEC_MUST_USE;
 MOEC_API void moec_model_destroy(moec_model *model); /* NULL is allowed */
 
 /* Whether this processor has what the model was compiled for. moec_session_create asks too.

@@ -14,6 +14,7 @@ moec_status_name(moec_status status)
     case MOEC_ERR_MEMORY: return "memory";
     case MOEC_ERR_RANGE: return "range";
     case MOEC_ERR_INTERNAL: return "internal";
+    case MOEC_ERR_DEVICE: return "device";
     }
     return "unknown";
 }

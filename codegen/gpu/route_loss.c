@@ -134,11 +134,10 @@ mc_gpu_select_balance_grad(mc_plan *p, const mc_op *op)
     balance b;
     if (!need(p, d, MOEC_F32) || !read_balance(p, op, ids, y, &b)) return;
     count_choices(p, &b, ids);
-    launch(p, MC_STR("balance_grad(a);"), THREADS, 5, THREADS);
+    launch(p, MC_STR("balance_grad(a);"), 32 * WARPS, 0, WARPS);
     give_cotangent(p, d);
     mc_gpu_value(p, y);
     give_balance(p, &b);
-    mc_gpu_int(p, mc_plan_count(p, y->type));
 }
 
 /* ---- z loss ---------------------------------------------------------------------------------------------------- */

@@ -135,15 +135,18 @@ worth(const mc_args &a)
     return f64(a.i[1]) / f64(a.i[3]) / (f64(a.i[2]) * f64(a.i[4]));
 }
 
+// A warp takes a row at a time.
 MC_FN void
 balance_parts(const mc_args &a)
 {
-    i64 E = a.i[1], n = a.i[0] * E, each = (n + BALANCE_PARTS - 1) / BALANCE_PARTS, begin = blockIdx.x * each;
-    i64 end = begin + each < n ? begin + each : n;
-    const i32 *counts = balance_counts(a);
+    i64 E = a.i[1], each = (a.i[0] + BALANCE_PARTS - 1) / BALANCE_PARTS, begin = blockIdx.x * each;
+    i64 end = begin + each < a.i[0] ? begin + each : a.i[0];
     f64 sum = 0;
-    for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x)
-        sum += f64(arg<const f32>(a, 0)[i]) * counts[i / E / a.i[2] * E + i % E];
+    for (i64 t = begin + (threadIdx.x >> 5); t < end; t += blockDim.x >> 5) {
+        const f32 *scores = arg<const f32>(a, 0) + t * E;
+        const i32 *counts = balance_counts(a) + t / a.i[2] * E;
+        for (i64 e = lane_of(); e < E; e += 32) sum += f64(scores[e]) * counts[e];
+    }
     sum = block_sum(sum);
     if (threadIdx.x == 0) balance_parts_of(a)[blockIdx.x] = sum;
 }
@@ -158,10 +161,11 @@ balance_sum(const mc_args &a)
 MC_FN void
 balance_grad(const mc_args &a)
 {
-    i64 E = a.i[1], i = i64(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= a.i[0] * E) return;
-    f32 scale = f32(f64(cotangent(a, 0)) * worth(a));
-    arg<f32>(a, 1)[i] = f32(balance_counts(a)[i / E / a.i[2] * E + i % E]) * scale;
+    i64 E = a.i[1], t = warp_row();
+    if (t >= a.i[0]) return;
+    f32 scale = f32(f64(cotangent(a, 0)) * worth(a)), *y = arg<f32>(a, 1) + t * E;
+    const i32 *counts = balance_counts(a) + t / a.i[2] * E;
+    for (i64 e = lane_of(); e < E; e += 32) y[e] = f32(counts[e]) * scale;
 }
 
 // ---- z loss

@@ -147,7 +147,7 @@ typedef struct moec_gpu_args {
     double f[MOEC_ABI_MAX_FLOATS];
     const int64_t *past; /* device memory: positions already cached; null: 0 */
     int64_t cache_cap;   /* positions that fit in each cache state */
-    void *scratch;       /* at least what the launch asked for, 256-byte aligned; holds anything */
+    void *scratch;       /* at least what the op asked for, 256-byte aligned; as its last launch left it */
 } moec_gpu_args;
 
 /* A grid has ceil(i[from] / div) + add blocks along an axis; with from = MOEC_ABI_GRID_ONE just `add`. A launch whose

@@ -1,5 +1,4 @@
-/* gpu_walk: compiles a module of stage plan with an NVRTC that makes code for the CPU (tests/gpu/README.md, named by
- * $MOEC_NVRTC), and runs each launch thread by thread. */
+/* gpu_walk: compiles a module of stage plan with an NVRTC that makes code for the CPU (tests/gpu/README.md), and runs each launch thread by thread. */
 #ifndef MC_TESTS_GPU_WALK_H
 #define MC_TESTS_GPU_WALK_H
 
@@ -13,6 +12,8 @@ enum { WALK_GPU_ARCH = 80, WALK_MULTIPROCESSORS = 2, WALK_MAX_GRID_YZ = 65535 };
 typedef struct walk_gpu {
     mc_gpu_result result;
     emulate_kernel **kernels; /* of each code that has run */
+    void *scratch;            /* launches of one op see what the earlier ones left */
+    int64_t n_scratch;
 } walk_gpu;
 
 /* Blocks along an axis: see moec_abi_grid_axis. */
@@ -39,15 +40,21 @@ walk_gpu_code(const walk *w, uint32_t target)
     return 0;
 }
 
-static inline int64_t
+static inline void *
 walk_gpu_scratch(const walk *w)
 {
+    walk_gpu *g = w->code;
     int64_t most = 0;
     for (uint32_t i = 0; i < w->abi->gpu->n_scratch; i++) {
         int64_t n = walk_eval(w, &w->abi->exprs[w->abi->gpu->first_scratch + i]);
         if (n > most) most = n;
     }
-    return most;
+    if (!g->scratch || most > g->n_scratch) {
+        mc_poisoned_free(g->scratch);
+        g->scratch = mc_poisoned(most);
+        g->n_scratch = most;
+    }
+    return g->scratch;
 }
 
 static inline void
@@ -64,13 +71,12 @@ walk_gpu_kernel(const walk *w, uint32_t target, moec_kernel_args *a)
     int64_t past = w->past;
     bool training = w->abi->backward != UINT32_MAX;
     moec_gpu_args args = {
-        .past = training ? NULL : &past, .cache_cap = a->cache_cap, .scratch = mc_poisoned(walk_gpu_scratch(w))};
+        .past = training ? NULL : &past, .cache_cap = a->cache_cap, .scratch = walk_gpu_scratch(w)};
     memcpy(args.ptr, a->ptr, sizeof args.ptr);
     memcpy(args.i, a->i, sizeof args.i);
     memcpy(args.f, a->f, sizeof args.f);
     void *params[] = {&args};
     ck_assert_msg(emulate_run(g->kernels[at], &launch, params), "%s", emulate_error());
-    mc_poisoned_free(args.scratch);
 }
 
 static inline void
@@ -78,6 +84,7 @@ walk_gpu_close(walk *w)
 {
     walk_gpu *g = w->code;
     for (uint32_t i = 0; i < w->abi->gpu->n_codes; i++) emulate_unload(g->kernels[i]);
+    mc_poisoned_free(g->scratch);
     mc_gpu_result_fini(&g->result);
 }
 

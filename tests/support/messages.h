@@ -6,5 +6,7 @@
 
 /* Every diagnostic, rendered; in the arena of the diagnostics. */
 mc_str mc_messages(const mc_diags *diags);
+/* The errors among them. */
+mc_str mc_errors(const mc_diags *diags);
 
 #endif

@@ -91,7 +91,9 @@ walk_pack(const moec_abi_weight *w, walk_source source)
 static inline void
 walk_fail(const mc_diags *d)
 {
-    ck_abort_msg("%s", d->list.n ? mc_messages(d).data : "no diagnostic");
+    mc_str text = mc_errors(d);
+    if (!text.len) text = MC_STR("no diagnostic");
+    ck_abort_msg("%.*s", MC_FMT(mc_str_slice(text, 0, 2000)));
 }
 
 /* The tables of weights and states, once abi is known. */

@@ -26,13 +26,15 @@ rope_angle(f64 angle, f32 &sine, f32 &cosine)
 }
 
 // V pairs from pair i on.
-template <int HALF, bool ADJACENT, int V, typename X, typename Y>
+template <int WIDTH, int HALF, bool ADJACENT, int V, typename X, typename Y>
 MC_FN void
 rope_turn(const X *x, Y *y, int i, const f32 *sines, const f32 *cosines)
 {
     f32 a[2 * V], b[2 * V];
+    constexpr int TOGETHER = WIDTH % (2 * V) ? V : 2 * V; // a row is a multiple of these
     if (ADJACENT) {
-        load_floats<2 * V>(x + 2 * i, a);
+#pragma unroll
+        for (int n = 0; n < 2 * V; n += TOGETHER) load_floats<TOGETHER>(x + 2 * i + n, a + n);
     } else {
         load_floats<V>(x + i, a);
         load_floats<V>(x + HALF + i, a + V);
@@ -45,7 +47,8 @@ rope_turn(const X *x, Y *y, int i, const f32 *sines, const f32 *cosines)
         b[second] = fmaf(a[second], c, a[first] * s);
     }
     if (ADJACENT) {
-        store_floats<2 * V>(y + 2 * i, b);
+#pragma unroll
+        for (int n = 0; n < 2 * V; n += TOGETHER) store_floats<TOGETHER>(y + 2 * i + n, b + n);
     } else {
         store_floats<V>(y + i, b);
         store_floats<V>(y + HALF + i, b + V);
@@ -75,7 +78,7 @@ rope(const mc_args &a, const f64 *frequencies, f32 factor)
         const X *x = arg<const X>(a, 0) + start + head * WIDTH;
         Y *y = arg<Y>(a, 1) + start + head * WIDTH;
         if (i < TURNS) {
-            rope_turn<HALF, ADJACENT, V>(x, y, i * V, sines, cosines);
+            rope_turn<WIDTH, HALF, ADJACENT, V>(x, y, i * V, sines, cosines);
         } else {
             f32 kept[V];
             load_floats<V>(x + 2 * HALF + (i - TURNS) * V, kept);

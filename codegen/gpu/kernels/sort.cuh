@@ -185,6 +185,7 @@ MC_FN void
 sort_sums(i64 n, i32 *counts)
 {
     MC_SHARED i32 of_warp[32][33];
+    if (n <= CHUNK) return; // the first launch has done it
     int lane = int(threadIdx.x & 31), warp = int(threadIdx.x >> 5), e = int(blockIdx.x) * 32 + lane;
     i64 chunks = chunks_of(n), per = (chunks + 31) / 32, begin = warp * per;
     i64 end = begin + per < chunks ? begin + per : chunks;
@@ -210,6 +211,7 @@ MC_FN void
 sort_last(i64 n, const i32 *counts, Get get, Out out)
 {
     MC_SHARED sort_memory<E> m;
+    if (n <= CHUNK) return;
     i64 first = i64(blockIdx.x) * CHUNK;
     int tid = int(threadIdx.x), here = int(n - first < CHUNK ? n - first : CHUNK);
     const i32 *earlier = counts + i64(blockIdx.x) * E, *sums = counts + chunks_of(n) * E;

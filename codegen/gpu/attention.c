@@ -90,19 +90,22 @@ mc_gpu_attention_flags(const mc_op *op)
     return flags;
 }
 
+mc_dim
+mc_gpu_fresh(mc_plan *p, mc_dim keys)
+{
+    if (!mc_gpu_grows(p, keys)) return keys;
+    if (keys.n_syms != 1 || keys.mul != 1 || keys.add != 0)
+        mc_plan_refuse(p, "the number of its keys is not that of the positions");
+    for (size_t i = 0; i < p->syms.n; i++)
+        if (p->syms.items[i].kind == 1) return mc_dim_sym((int)i);
+    return mc_dim_const(0);
+}
+
 void
 mc_gpu_history(mc_plan *p, mc_dim keys)
 {
-    bool grows = mc_gpu_grows(p, keys);
-    mc_dim fresh = keys;
-    if (grows) {
-        if (keys.n_syms != 1 || keys.mul != 1 || keys.add != 0)
-            mc_plan_refuse(p, "the number of its keys is not that of the positions");
-        for (size_t i = 0; i < p->syms.n; i++)
-            if (p->syms.items[i].kind == 1) fresh = mc_dim_sym((int)i);
-    }
-    mc_gpu_int(p, fresh);
-    mc_plan_const(p, grows);
+    mc_gpu_int(p, mc_gpu_fresh(p, keys));
+    mc_plan_const(p, mc_gpu_grows(p, keys));
 }
 
 static parts

@@ -15,7 +15,9 @@ enum { /* ATTEND_CAUSAL .. of kernels/attention.cuh */
 
 /* From the attributes; sinks and select are operands. */
 int mc_gpu_attention_flags(const mc_op *op);
-/* Two integers: how many keys there are without those of earlier steps, and whether earlier steps have left any. */
+/* How many keys there are without those of earlier steps. */
+mc_dim mc_gpu_fresh(mc_plan *p, mc_dim keys);
+/* Two integers: that, and whether earlier steps have left any. */
 void mc_gpu_history(mc_plan *p, mc_dim keys);
 
 #endif

@@ -1,4 +1,5 @@
-/* exec: see exec.h. The hot loop is walk(): nothing in it allocates, locks or evaluates an expression. */
+/* exec: see exec.h. The hot loop is walk(): nothing in it allocates, locks or evaluates an expression. CPUs and
+ * GPUs differ in what they do with a launch. */
 #include "runtime/exec.h"
 
 #include "runtime/base/clock.h"
@@ -170,31 +171,35 @@ resolve(const mc_exec *x, const frame *f, uint32_t ref)
     return p ? p + x->ref_offsets[ref] : NULL;
 }
 
-static void
-launch_kernel(mc_exec *x, const frame *f, uint32_t index, moec_kernel_args *a)
+/* ---- the walk --------------------------------------------------------------------------------------------------- */
+
+typedef struct walker {
+    mc_exec *x;
+    mc_exec_visit_fn *visit;
+    void *context;
+    moec_kernel_args *a;
+} walker;
+
+static bool
+visit_launch(const walker *w, const frame *f, uint32_t index)
 {
+    const mc_exec *x = w->x;
     const moec_abi_launch *l = &x->abi->launches[index];
-    for (uint32_t i = 0; i < l->n_refs; i++) a->ptr[i] = resolve(x, f, l->first_ref + i);
-    memcpy(a->i, x->expr_values + l->first_int, l->n_ints * sizeof *a->i);
-    if (l->n_floats) memcpy(a->f, x->abi->floats + l->first_float, l->n_floats * sizeof *a->f);
-    bool timed = x->launch_seconds && a->thread == 0;
-    double begin = timed ? mc_seconds() : 0;
-    x->abi->kernels[l->target](a);
-    if (x->pool && !(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
-    if (timed) {
-        x->launch_seconds[index] += mc_seconds() - begin;
-        x->launch_counts[index]++;
-    }
+    for (uint32_t i = 0; i < l->n_refs; i++) w->a->ptr[i] = resolve(x, f, l->first_ref + i);
+    memcpy(w->a->i, x->expr_values + l->first_int, l->n_ints * sizeof *w->a->i);
+    if (l->n_floats) memcpy(w->a->f, x->abi->floats + l->first_float, l->n_floats * sizeof *w->a->f);
+    return w->visit(w->context, index, w->a);
 }
 
-static void
-walk(mc_exec *x, const frame *f, moec_kernel_args *a)
+static bool
+walk(const walker *w, const frame *f)
 {
+    const mc_exec *x = w->x;
     for (uint32_t i = 0; i < f->func->n_launches; i++) {
         uint32_t index = f->func->first_launch + i;
         const moec_abi_launch *l = &x->abi->launches[index];
         if (l->kind == MOEC_LAUNCH_KERNEL) {
-            launch_kernel(x, f, index, a);
+            if (!visit_launch(w, f, index)) return false;
             continue;
         }
         void *args[MC_MAX_CALL_ARGS];
@@ -204,8 +209,43 @@ walk(mc_exec *x, const frame *f, moec_kernel_args *a)
                         .args = args,
                         .weight_base = f->weight_base + l->weight_base,
                         .state_base = f->state_base + l->state_base};
-        walk(x, &callee, a);
+        if (!walk(w, &callee)) return false;
     }
+    return true;
+}
+
+static bool
+walk_from(const walker *w, uint32_t func, uint32_t weight_base, void *const *args)
+{
+    frame entry = {.func = &w->x->abi->funcs[func], .base = w->x->slab, .args = args, .weight_base = weight_base};
+    return walk(w, &entry);
+}
+
+bool
+mc_exec_visit(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args, mc_exec_visit_fn *visit,
+              void *context)
+{
+    moec_kernel_args a = {0};
+    walker w = {x, visit, context, &a};
+    return walk_from(&w, func, weight_base, args);
+}
+
+/* ---- on a CPU --------------------------------------------------------------------------------------------------- */
+
+static bool
+run_kernel(void *context, uint32_t index, moec_kernel_args *a)
+{
+    mc_exec *x = context;
+    const moec_abi_launch *l = &x->abi->launches[index];
+    bool timed = x->launch_seconds && a->thread == 0;
+    double begin = timed ? mc_seconds() : 0;
+    x->abi->kernels[l->target](a);
+    if (x->pool && !(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
+    if (timed) {
+        x->launch_seconds[index] += mc_seconds() - begin;
+        x->launch_counts[index]++;
+    }
+    return true;
 }
 
 static void
@@ -218,8 +258,8 @@ run_thread(void *context, uint32_t thread, uint32_t n_threads)
                           .past = x->past,
                           .cache_cap = x->cache_cap,
                           .scratch = x->scratch + thread * x->scratch_stride};
-    frame entry = {.func = &x->abi->funcs[s->func], .base = x->slab, .args = s->args, .weight_base = s->weight_base};
-    walk(x, &entry, &a);
+    walker w = {x, run_kernel, x, &a};
+    walk_from(&w, s->func, s->weight_base, s->args);
 }
 
 void

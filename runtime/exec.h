@@ -45,6 +45,12 @@ void mc_exec_fini(mc_exec *x);
  * must hold. Errors: RANGE when a size overflows or the plan uses a dimension without a value. */
 moec_status mc_exec_prepare(mc_exec *x, uint32_t func, size_t *out_bytes, mc_fault *error) MOEC_MUST_USE;
 
+/* Visits the kernel launches of a function in order; a->ptr, a->i and a->f are what the launch is given. Stops, and
+ * gives false, when the visitor does. After a prepare whose bytes fit the slab. */
+typedef bool mc_exec_visit_fn(void *context, uint32_t launch, moec_kernel_args *a);
+bool mc_exec_visit(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args, mc_exec_visit_fn *visit,
+                   void *context);
+
 /* One step of that function: args are its formals, then its results. After a prepare whose bytes fit the slab. */
 void mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args);
 

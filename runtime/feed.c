@@ -1,5 +1,6 @@
 /* feed: steps of a language model: ids in, logits out, at most max_new positions at a time. All ids and sizes are
  * checked before the first step, so a refused call leaves the history as it was. */
+#include "runtime/gpu/gpu_session.h"
 #include "runtime/session.h"
 
 #include <stdlib.h>
@@ -14,6 +15,8 @@ check_feed(const moec_session *s, const int32_t *ids, size_t n_sequences, size_t
         return mc_fail(error, MOEC_ERR_ARGUMENT,
                        "%s is not a language model (i32[B, S] -> f32[B, S, V]); use named tensors", m->abi->name);
     if (!ids || n_sequences == 0 || n_tokens == 0) return mc_fail(error, MOEC_ERR_ARGUMENT, "no ids");
+    if (s->gpu && s->gpu->device_pointers)
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "this session takes device pointers: use moec_session_run");
     if (n_sequences > (size_t)s->max_batch)
         return mc_fail(error, MOEC_ERR_RANGE, "%zu sequences: this session was made for at most %lld", n_sequences,
                        (long long)s->max_batch);
@@ -79,6 +82,7 @@ feed(moec_session *s, const int32_t *ids, size_t n_sequences, size_t n_tokens, f
 {
     moec_status status = check_feed(s, ids, n_sequences, n_tokens, error);
     if (status != MOEC_OK) return status;
+    if (s->gpu) s->gpu->rows = out_logits ? MC_GPU_ROWS_ALL : MC_GPU_ROWS_LAST;
     size_t most = (size_t)s->max_new, vocab = (size_t)s->model->vocab;
     int32_t *columns = NULL;
     if (n_sequences > 1 && n_tokens > most) {

@@ -184,9 +184,11 @@ moec_model_from_image(const void *image, size_t n_bytes, moec_model **out_model,
     moec_status status = mc_image_open(image, n_bytes, &abi, &memory, &e);
     if (status != MOEC_OK) return mc_give(error, &e, status);
     status = moec_model_from_abi(abi, out_model, error);
-    if (status == MOEC_OK)
-        (*out_model)->memory = memory;
-    else
+    if (status != MOEC_OK) {
         free(memory);
+        return status;
+    }
+    (*out_model)->memory = memory;
+    (*out_model)->image_hash = ((const mc_image_header *)image)->hash;
     return status;
 }

@@ -4,6 +4,7 @@
 #include "runtime/session.h"
 
 #include "runtime/args.h"
+#include "runtime/gpu/gpu_session.h"
 #include "runtime/host_cpu.h"
 
 #include <stdlib.h>
@@ -130,6 +131,23 @@ reserve(moec_session *s, const moec_session_options *o, mc_fault *error)
     return MOEC_OK;
 }
 
+static moec_status
+check_device(const moec_model *model, const moec_session_options *o, mc_fault *error)
+{
+    const char *name = model->abi->name;
+    if (model->abi->gpu && !o->gpu)
+        return mc_fail(error, MOEC_ERR_UNSUPPORTED,
+                       "%s is compiled for GPUs: open one (moec_gpu_open) and give it in the options, or compile the "
+                       "model for this processor",
+                       name);
+    if (!model->abi->gpu && o->gpu)
+        return mc_fail(error, MOEC_ERR_UNSUPPORTED,
+                       "%s is compiled for a processor, not for GPUs: compile it with --gpu", name);
+    if (!o->gpu && (o->stream || o->device_pointers))
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "a stream or device pointers without a GPU");
+    return o->gpu ? MOEC_OK : mc_host_has(model->abi->features, model->abi->cpu, name, error);
+}
+
 moec_status
 moec_session_create(const moec_model *model, const moec_weights *weights, const moec_session_options *options,
                     moec_session **out_session, moec_error *error)
@@ -148,7 +166,7 @@ moec_session_create(const moec_model *model, const moec_weights *weights, const 
         mc_fail(&e, MOEC_ERR_ARGUMENT, "these weights were opened for another model handle");
         return mc_give(error, &e, MOEC_ERR_ARGUMENT);
     }
-    moec_status status = mc_host_has(model->abi->features, model->abi->cpu, model->abi->name, &e);
+    moec_status status = check_device(model, o, &e);
     if (status != MOEC_OK) return mc_give(error, &e, status);
     moec_session *s = calloc(1, sizeof *s);
     if (s) {
@@ -159,12 +177,17 @@ moec_session_create(const moec_model *model, const moec_weights *weights, const 
     }
     if (!s || !s->sym_max || !s->output_offsets || !s->args) status = mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
     if (status == MOEC_OK) status = choose_sizes(s, o, &e);
-    if (status == MOEC_OK) status = reserve(s, o, &e);
+    if (status == MOEC_OK && o->gpu) {
+        status = reserve_outputs(s, &e);
+        if (status == MOEC_OK) status = mc_gpu_session_create(s, weights, o, &e);
+    } else if (status == MOEC_OK) {
+        status = reserve(s, o, &e);
+        s->exec.weights = mc_weights_addresses(weights);
+    }
     if (status != MOEC_OK) {
         moec_session_destroy(s);
         return mc_give(error, &e, status);
     }
-    s->exec.weights = mc_weights_addresses(weights);
     *out_session = s;
     return mc_give(error, &e, MOEC_OK);
 }
@@ -173,6 +196,7 @@ void
 moec_session_destroy(moec_session *s)
 {
     if (!s) return;
+    mc_gpu_session_destroy(s);
     mc_pool_destroy(s->pool);
     mc_exec_fini(&s->exec);
     mc_pages_free(&s->slab);
@@ -192,7 +216,10 @@ moec_session_reset(moec_session *s)
     s->past = 0;
     s->batch = 0;
     s->logits = NULL;
-    mc_pages_zero(&s->states);
+    if (s->gpu)
+        mc_gpu_session_reset(s);
+    else
+        mc_pages_zero(&s->states);
 }
 
 int64_t
@@ -226,12 +253,13 @@ moec_session_truncate(moec_session *s, int64_t n_positions, moec_error *error)
 uint32_t
 moec_session_n_threads(const moec_session *s)
 {
-    return mc_pool_n_threads(s->pool);
+    return s->gpu ? 1 : mc_pool_n_threads(s->pool);
 }
 
 uint64_t
 moec_session_bytes(const moec_session *s)
 {
+    if (s->gpu) return mc_gpu_session_bytes(s);
     return s->slab.n_bytes + s->states.n_bytes + s->outputs.n_bytes + s->scratch.n_bytes;
 }
 

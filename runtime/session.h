@@ -8,6 +8,7 @@
 struct moec_session {
     const moec_model *model;
     mc_pool *pool;
+    struct mc_gpu_session *gpu; /* runtime/gpu/gpu_session.h; NULL: on the processor, with the pool */
     mc_exec exec;
     int64_t max_batch, max_positions, max_new;
     int64_t *sym_max; /* n_syms */

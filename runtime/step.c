@@ -1,6 +1,7 @@
 /* step: one step of a session: from named tensors to symbol values and argument addresses, and the walk.
  * Nothing changes in the session until every check has passed. */
 #include "runtime/args.h"
+#include "runtime/gpu/gpu_session.h"
 #include "runtime/session.h"
 
 void
@@ -43,19 +44,27 @@ set_total(moec_session *s, mc_fault *error)
     return m->sym_total == MC_NO_SYM ? MOEC_OK : mc_session_set_sym(s, m->sym_total, total, error);
 }
 
-moec_status
-mc_session_step(moec_session *s, mc_fault *error)
+static moec_status
+step_on_cpu(moec_session *s, mc_fault *error)
 {
-    const moec_model *m = s->model;
     size_t slab;
-    moec_status status = set_total(s, error);
-    if (status == MOEC_OK) status = mc_exec_prepare(&s->exec, s->exec.abi->entry, &slab, error);
+    moec_status status = mc_exec_prepare(&s->exec, s->exec.abi->entry, &slab, error);
     if (status != MOEC_OK) return status;
     if (slab > s->slab.n_bytes)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the plan needs %zu bytes, more than the %zu at the greatest sizes",
                        slab, s->slab.n_bytes);
     s->exec.past = s->past;
-    mc_exec_run(&s->exec, m->abi->entry, 0, s->args);
+    mc_exec_run(&s->exec, s->exec.abi->entry, 0, s->args);
+    return MOEC_OK;
+}
+
+moec_status
+mc_session_step(moec_session *s, mc_fault *error)
+{
+    const moec_model *m = s->model;
+    moec_status status = set_total(s, error);
+    if (status == MOEC_OK) status = s->gpu ? mc_gpu_session_step(s, error) : step_on_cpu(s, error);
+    if (status != MOEC_OK) return status;
     if (m->abi->n_states && m->sym_new != MC_NO_SYM) {
         s->past += s->exec.syms[m->sym_new];
         s->batch = m->sym_batch == MC_NO_SYM ? 1 : s->exec.syms[m->sym_batch];
@@ -100,7 +109,7 @@ run(moec_session *s, const moec_tensor *inputs, size_t n_inputs, moec_tensor *ou
     if (status == MOEC_OK) status = mc_args_inputs(&sizes, inputs, n_inputs, in, error);
     for (uint32_t i = 0; status == MOEC_OK && i < m->n_inputs; i++) {
         s->args[i] = in[i]->data;
-        status = mc_args_ids(in[i], &m->inputs[i], error);
+        if (!s->gpu || !s->gpu->device_pointers) status = mc_args_ids(in[i], &m->inputs[i], error);
     }
     if (status == MOEC_OK && s->model->sym_total != MC_NO_SYM && s->model->sym_new != MC_NO_SYM)
         s->exec.syms[s->model->sym_total] = s->past + s->exec.syms[s->model->sym_new];
@@ -114,5 +123,6 @@ moec_session_run(moec_session *s, const moec_tensor *inputs, size_t n_inputs, mo
 {
     mc_fault e = {{0}};
     s->logits = NULL;
+    if (s->gpu) s->gpu->rows = MC_GPU_ROWS_NONE;
     return mc_give(error, &e, run(s, inputs, n_inputs, outputs, n_outputs, &e));
 }

@@ -1,6 +1,8 @@
 /* weights: from a path to the addresses that kernels read. A checkpoint is bound and packed once into a file that is
  * found again by the model's weights_hash and the checkpoint's identity; later opens only map it. */
 #define _GNU_SOURCE
+#include "runtime/gpu/gpu_session.h"
+#include "runtime/gpu/gpu_weights.h"
 #include "runtime/packed.h"
 #include "runtime/pages.h"
 #include "runtime/session.h"
@@ -9,6 +11,7 @@
 #include "runtime/base/dtype.h"
 #include "runtime/base/hash.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +26,8 @@ struct moec_weights {
     void **addresses;
     char *file;
     char note[512];
+    mc_gpu_weights *copies; /* one for each GPU */
+    pthread_mutex_t lock;   /* of them */
 };
 
 void *const *
@@ -35,6 +40,43 @@ const moec_model *
 mc_weights_model(const moec_weights *weights)
 {
     return weights->model;
+}
+
+moec_status
+mc_weights_on_gpu(const moec_weights *weights, moec_gpu *gpu, void *const **out, mc_fault *error)
+{
+    moec_weights *w = (moec_weights *)(uintptr_t)weights; /* what they say stays the same */
+    const unsigned char *base = w->mapping.data ? w->mapping.data : w->pages.data;
+    mc_gpu_weights_source from = {base + w->layout.data_offset, w->layout.file_bytes - w->layout.data_offset,
+                                  w->addresses, w->layout.n_weights};
+    moec_status s = MOEC_OK;
+    pthread_mutex_lock(&w->lock);
+    mc_gpu_weights *copy = w->copies;
+    while (copy && copy->gpu != gpu) copy = copy->next;
+    if (!copy) {
+        s = mc_gpu_weights_make(gpu, &from, &copy, error);
+        if (s == MOEC_OK) {
+            copy->next = w->copies;
+            w->copies = copy;
+        }
+    }
+    pthread_mutex_unlock(&w->lock);
+    *out = copy ? copy->addresses : NULL;
+    return s;
+}
+
+static moec_weights *
+create(const moec_model *model)
+{
+    moec_weights *w = calloc(1, sizeof *w);
+    if (!w) return NULL;
+    if (pthread_mutex_init(&w->lock, NULL) != 0) {
+        free(w);
+        return NULL;
+    }
+    w->model = model;
+    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
+    return w;
 }
 
 static moec_status
@@ -212,10 +254,8 @@ moec_weights_open(const moec_model *model, const char *path, const moec_weights_
     static const moec_weights_options defaults = {0};
     mc_fault e = {{0}};
     *out_weights = NULL;
-    moec_weights *w = calloc(1, sizeof *w);
+    moec_weights *w = create(model);
     if (!w) return mc_give(error, &e, no_memory(&e));
-    w->model = model;
-    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
     opening o = {.weights = w, .options = options ? options : &defaults};
     moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
     if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
@@ -254,10 +294,8 @@ moec_weights_synthetic(const moec_model *model, moec_weights **out_weights, moec
 {
     mc_fault e = {{0}};
     *out_weights = NULL;
-    moec_weights *w = calloc(1, sizeof *w);
+    moec_weights *w = create(model);
     if (!w) return mc_give(error, &e, no_memory(&e));
-    w->model = model;
-    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
     moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
     if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
     if (s == MOEC_OK) s = mc_pages_alloc(w->layout.file_bytes, "weights", &w->pages, &e);
@@ -279,6 +317,12 @@ void
 moec_weights_close(moec_weights *w)
 {
     if (!w) return;
+    while (w->copies) {
+        mc_gpu_weights *copy = w->copies;
+        w->copies = copy->next;
+        mc_gpu_weights_free(copy);
+    }
+    pthread_mutex_destroy(&w->lock);
     mc_file_unmap(&w->mapping);
     mc_pages_free(&w->pages);
     mc_packed_layout_fini(&w->layout);

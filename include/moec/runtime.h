@@ -172,13 +172,18 @@ typedef struct moec_session_options {
     int64_t max_new;          /* new positions in one step; 0: max_positions, at most 512 */
     const moec_limit *limits; /* other dimensions; default: what the model allows, at most 65536 */
     size_t n_limits;
-    bool profile; /* keep times per launch for moec_session_profile */
+    bool profile;         /* keep times per launch for moec_session_profile */
+    moec_gpu *gpu;        /* for a model with GPU code, which needs one (moec/gpu.h); threads are then of no use */
+    void *stream;         /* a CUstream of that GPU to queue on; NULL: one of the session's own */
+    bool device_pointers; /* moec_session_run takes device addresses, at multiples of 16, and returns when all is queued
+                           */
+    bool no_graph;        /* always launch, never replay a step of sizes seen before as a graph */
 } moec_session_options;
 
 /* Memory and threads for one stream of work. All memory is reserved here; pages are used as they are touched.
  * options may be NULL.
- * Errors: UNSUPPORTED (this processor, a model compiled for training), RANGE (a size the model does not allow),
- * ARGUMENT, MEMORY. */
+ * Errors: UNSUPPORTED (this processor, a model compiled for training, a model and a device that do not fit), RANGE (a
+ * size the model does not allow), ARGUMENT, MEMORY, DEVICE. */
 MOEC_API moec_status moec_session_create(const moec_model *model, const moec_weights *weights,
                                          const moec_session_options *options, moec_session **out_session,
                                          moec_error *error) MOEC_MUST_USE;
@@ -211,7 +216,7 @@ typedef struct moec_tensor {
  * data and n_bytes; their dtype, rank and dims are filled in. A model with state appends: past grows by the new
  * positions. On an error nothing has been appended. Errors: ARGUMENT (names, dtypes, ranks, buffers too small),
  * MISMATCH (dims that do not fit together), RANGE (a size outside the model's or the session's range, an id outside the
- * vocabulary: says which position and value). */
+ * vocabulary: says which position and value; ids on a device are not looked at), DEVICE. */
 MOEC_API moec_status moec_session_run(moec_session *session, const moec_tensor *inputs, size_t n_inputs,
                                       moec_tensor *outputs, size_t n_outputs, moec_error *error) MOEC_MUST_USE;
 

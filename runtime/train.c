@@ -4,6 +4,7 @@
 
 #include "runtime/args.h"
 #include "runtime/base/hash.h"
+#include "runtime/gpu/gpu_train.h"
 #include "runtime/host_cpu.h"
 #include "runtime/threads.h"
 #include "runtime/train_params.h"
@@ -19,11 +20,11 @@ mc_train_round(size_t n)
     return (n + MC_TRAIN_ALIGN - 1) / MC_TRAIN_ALIGN * MC_TRAIN_ALIGN;
 }
 
-/* Of the workspace: what the plan's tables need, before anything else is known. */
+/* Of the workspace: what the plan's tables need, before anything else is known. Those of a GPU lie in host memory. */
 static size_t
 plan_bytes(const moec_model *model)
 {
-    return mc_train_round(mc_exec_table_bytes(model->abi));
+    return model->abi->gpu ? 0 : mc_train_round(mc_exec_table_bytes(model->abi));
 }
 
 static moec_status
@@ -61,25 +62,37 @@ table_bytes(const moec_abi_tensor *table, const uint32_t *indices, uint32_t n, c
     return true;
 }
 
+/* The tables of addresses. */
+static bool
+lay_tables(const moec_model *model, bool backward, size_t *at, mc_train_layout *out)
+{
+    const moec_abi_model *m = model->abi;
+    const moec_abi_func *f = &m->funcs[backward ? m->backward : m->entry];
+    if (m->gpu) return true;
+    out->weights = *at;
+    bool ok = add(at, ((size_t)m->n_weights + 1) * sizeof(void *));
+    out->args = *at;
+    return ok && add(at, ((size_t)f->n_formals + f->n_results + 1) * sizeof(void *));
+}
+
 moec_status
 mc_train_lay(const moec_model *model, mc_exec *x, bool backward, uint32_t n_threads, mc_train_layout *out,
              mc_fault *error)
 {
     const moec_abi_model *m = model->abi;
-    const moec_abi_func *f = &m->funcs[backward ? m->backward : m->entry];
-    size_t at = plan_bytes(model), slab, spare, zeros = 0, saved, scratch;
+    size_t at = plan_bytes(model), slab, spare, zeros = 0, saved, scratch = m->scratch_bytes;
+    *out = (mc_train_layout){0};
     moec_status s = mc_exec_prepare(x, backward ? m->backward : m->entry, &slab, error);
+    if (s == MOEC_OK && m->gpu) s = mc_gpu_scratch_bytes(x, &scratch, error);
     if (s != MOEC_OK) return s;
     bool ok = table_bytes(m->saved, NULL, m->n_saved, x->syms, false, &saved) && add(&saved, sizeof(mc_saved_header));
     ok = ok && (backward ? table_bytes(m->inputs, m->input_grads, m->n_input_grads, x->syms, false, &spare) &&
                                table_bytes(m->outputs, m->cotangents, m->n_cotangents, x->syms, true, &zeros)
                          : table_bytes(m->outputs, NULL, m->n_outputs, x->syms, false, &spare));
-    out->scratch_stride = (m->scratch_bytes + MC_TRAIN_PAGE - 1) / MC_TRAIN_PAGE * MC_TRAIN_PAGE;
-    ok = ok && !__builtin_mul_overflow(out->scratch_stride, (size_t)n_threads, &scratch);
-    out->weights = at;
-    ok = ok && add(&at, ((size_t)m->n_weights + 1) * sizeof(void *));
-    out->args = at;
-    ok = ok && add(&at, ((size_t)f->n_formals + f->n_results + 1) * sizeof(void *));
+    ok = ok && scratch < SIZE_MAX / 4;
+    out->scratch_stride = (scratch + MC_TRAIN_PAGE - 1) / MC_TRAIN_PAGE * MC_TRAIN_PAGE;
+    ok = ok && !__builtin_mul_overflow(out->scratch_stride, (size_t)(m->gpu ? 1 : n_threads), &scratch);
+    ok = ok && lay_tables(model, backward, &at, out);
     out->scratch = at;
     ok = ok && add(&at, scratch + MC_TRAIN_PAGE);
     out->slab = at;
@@ -135,7 +148,7 @@ moec_train_query(const moec_model *model, const moec_limit *dims, size_t n_dims,
     mc_fault e = {{0}};
     *out_sizes = (moec_train_sizes){0};
     moec_status s = trainable(model, &e);
-    void *tables = s == MOEC_OK ? malloc(plan_bytes(model)) : NULL;
+    void *tables = s == MOEC_OK ? malloc(mc_exec_table_bytes(model->abi)) : NULL;
     if (s == MOEC_OK && !tables) s = mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
     if (s == MOEC_OK) {
         mc_exec x;
@@ -168,7 +181,7 @@ check_saved(const moec_model *model, const moec_train_call *c, bool backward, co
     if (c->saved_bytes < l->saved_bytes)
         return mc_fail(e, MOEC_ERR_ARGUMENT, "saved has %zu bytes, these sizes need %zu (moec_train_query)",
                        c->saved_bytes, l->saved_bytes);
-    if (!backward) return MOEC_OK;
+    if (!backward || c->gpu) return MOEC_OK; /* what lies on a device is not looked at */
     const mc_saved_header *have = c->saved;
     mc_saved_header want = saved_header_of(model, x, l->saved_bytes);
     if (have->magic != want.magic)
@@ -194,42 +207,66 @@ check_workspace(const moec_model *model, const moec_train_call *c, mc_fault *e)
     return MOEC_OK;
 }
 
+moec_status
+mc_train_arrange(const moec_model *model, moec_train_call *c, bool backward, void *tables, mc_exec *x,
+                 mc_train_layout *l, mc_fault *e)
+{
+    const moec_tensor *in[MC_MAX_CALL_ARGS];
+    mc_exec_place(x, model->abi, c->threads && !c->gpu ? c->threads->pool : NULL, tables);
+    mc_sizes sizes = {.abi = model->abi, .syms = x->syms};
+    moec_status s = mc_args_inputs(&sizes, c->inputs, c->n_inputs, in, e);
+    if (s == MOEC_OK) s = mc_train_lay(model, x, backward, c->threads ? moec_threads_count(c->threads) : 1, l, e);
+    if (s == MOEC_OK) s = check_saved(model, c, backward, x, l, e);
+    if (s != MOEC_OK) return s;
+    size_t need = l->total + (c->saved ? 0 : l->saved_bytes);
+    if (c->workspace_bytes < need)
+        return mc_fail(e, MOEC_ERR_ARGUMENT, "workspace has %zu bytes, these sizes need %zu (moec_train_query%s)",
+                       c->workspace_bytes, need, c->saved ? "" : ", and room for what is not saved");
+    unsigned char *base = c->workspace;
+    if (!c->saved) c->saved = base + l->total;
+    uintptr_t scratch = ((uintptr_t)(base + l->scratch) + MC_TRAIN_PAGE - 1) / MC_TRAIN_PAGE * MC_TRAIN_PAGE;
+    x->scratch = base + (scratch - (uintptr_t)base);
+    x->scratch_stride = l->scratch_stride;
+    x->slab = base + l->slab;
+    return MOEC_OK;
+}
+
+static moec_status
+run_on_cpu(const moec_model *model, moec_train_call *c, bool backward, mc_fault *e)
+{
+    const moec_abi_model *m = model->abi;
+    mc_train_layout l;
+    mc_exec x;
+    unsigned char *base = c->workspace;
+    moec_status s = mc_train_arrange(model, c, backward, base, &x, &l, e);
+    if (s != MOEC_OK) return s;
+    void **args = (void **)(base + l.args), **weights = (void **)(base + l.weights);
+    s = mc_train_bind(model, c, backward, &x, &l, args, weights, e);
+    if (s != MOEC_OK) return s;
+    x.weights = weights;
+    memset(base + l.zeros, 0, l.zero_bytes);
+    if (!backward) *(mc_saved_header *)c->saved = saved_header_of(model, &x, l.saved_bytes);
+    if (c->threads) pthread_mutex_lock(&c->threads->busy);
+    mc_exec_run(&x, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args);
+    if (c->threads) pthread_mutex_unlock(&c->threads->busy);
+    return MOEC_OK;
+}
+
 static moec_status
 run(const moec_model *model, const moec_train_call *given, bool backward, mc_fault *e)
 {
-    const moec_abi_model *m = model->abi;
+    const char *name = model->abi->name;
     moec_train_call c = *given;
-    const moec_tensor *in[MC_MAX_CALL_ARGS];
-    mc_train_layout l;
-    mc_exec x;
     moec_status s = trainable(model, e);
+    if (s == MOEC_OK && model->abi->gpu && !c.gpu)
+        s = mc_fail(e, MOEC_ERR_ARGUMENT, "%s was compiled for GPUs: open one (moec_gpu_open) and give it in call.gpu",
+                    name);
+    if (s == MOEC_OK && !model->abi->gpu && (c.gpu || c.stream))
+        s = mc_fail(e, MOEC_ERR_ARGUMENT, "%s was compiled for a processor, call.gpu and call.stream must be null",
+                    name);
     if (s == MOEC_OK) s = check_workspace(model, &c, e);
     if (s != MOEC_OK) return s;
-    mc_exec_place(&x, m, c.threads ? c.threads->pool : NULL, c.workspace);
-    mc_sizes sizes = {.abi = m, .syms = x.syms};
-    s = mc_args_inputs(&sizes, c.inputs, c.n_inputs, in, e);
-    if (s == MOEC_OK) s = mc_train_lay(model, &x, backward, moec_threads_count(c.threads), &l, e);
-    if (s == MOEC_OK) s = check_saved(model, &c, backward, &x, &l, e);
-    if (s != MOEC_OK) return s;
-    size_t need = l.total + (c.saved ? 0 : l.saved_bytes);
-    if (c.workspace_bytes < need)
-        return mc_fail(e, MOEC_ERR_ARGUMENT, "workspace has %zu bytes, these sizes need %zu (moec_train_query%s)",
-                       c.workspace_bytes, need, c.saved ? "" : ", and room for what is not saved");
-    unsigned char *base = c.workspace;
-    if (!c.saved) c.saved = base + l.total;
-    void **args = (void **)(base + l.args), **weights = (void **)(base + l.weights);
-    s = mc_train_bind(model, &c, backward, &x, &l, args, weights, e);
-    if (s != MOEC_OK) return s;
-    uintptr_t scratch = ((uintptr_t)(base + l.scratch) + MC_TRAIN_PAGE - 1) / MC_TRAIN_PAGE * MC_TRAIN_PAGE;
-    x.scratch = base + (scratch - (uintptr_t)base);
-    x.scratch_stride = l.scratch_stride;
-    x.slab = base + l.slab;
-    x.weights = weights;
-    if (!backward) *(mc_saved_header *)c.saved = saved_header_of(model, &x, l.saved_bytes);
-    if (c.threads) pthread_mutex_lock(&c.threads->busy);
-    mc_exec_run(&x, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args);
-    if (c.threads) pthread_mutex_unlock(&c.threads->busy);
-    return MOEC_OK;
+    return c.gpu ? mc_gpu_train(model, &c, backward, e) : run_on_cpu(model, &c, backward, e);
 }
 
 moec_status

@@ -1,5 +1,6 @@
 /* train_args: from the named tensors and addresses of a call to the argument list of a function of the plan. Every
- * check of a call stands here or before it; nothing of the caller's but the workspace is written. */
+ * check of a call stands here or before it; nothing of the caller's is written but what describes
+ * its tensors. On a GPU the values stay unseen: no check of ids, none of what is finite. */
 #include "runtime/args.h"
 #include "runtime/base/dtype.h"
 #include "runtime/train.h"
@@ -13,6 +14,7 @@ typedef struct binding {
     const moec_train_call *call;
     const mc_exec *x;
     unsigned char *spare, *zeros;
+    size_t zero_bytes;
     void **args;
     size_t n; /* args so far */
     mc_fault *error;
@@ -71,7 +73,7 @@ bind_cotangent(binding *b, uint32_t output)
         return mc_fail(b->error, MOEC_ERR_INTERNAL, "the size of %s is not determined", want->name);
     size_t found = mc_args_find(c->cotangents, c->n_cotangents, want->name, output);
     if (found == c->n_cotangents || !c->cotangents[found].data) {
-        memset(b->zeros, 0, need);
+        if (need > b->zero_bytes) b->zero_bytes = need;
         b->args[b->n++] = b->zeros;
         return MOEC_OK;
     }
@@ -104,7 +106,7 @@ bind_inputs(binding *b)
     for (uint32_t i = 0; s == MOEC_OK && i < m->n_inputs; i++) {
         const moec_tensor *t = &b->call->inputs[mc_args_find(b->call->inputs, b->call->n_inputs, m->inputs[i].name, i)];
         b->args[b->n++] = t->data;
-        s = mc_args_ids(t, &m->inputs[i], b->error);
+        if (!m->gpu) s = mc_args_ids(t, &m->inputs[i], b->error);
     }
     return s;
 }
@@ -164,12 +166,12 @@ check_names(binding *b, bool backward)
 }
 
 moec_status
-mc_train_bind(const moec_model *model, const moec_train_call *call, bool backward, mc_exec *x, const mc_train_layout *l,
+mc_train_bind(const moec_model *model, const moec_train_call *call, bool backward, mc_exec *x, mc_train_layout *l,
               void **args, void **weights, mc_fault *error)
 {
     const moec_abi_model *m = model->abi;
     unsigned char *base = call->workspace;
-    binding b = {model, call, x, base + l->spare, base + l->zeros, args, 0, error};
+    binding b = {model, call, x, base + l->spare, base + l->zeros, 0, args, 0, error};
     moec_status s = check_names(&b, backward);
     if (s == MOEC_OK) s = bind_inputs(&b);
     if (s == MOEC_OK && backward) bind_saved(&b);
@@ -184,6 +186,7 @@ mc_train_bind(const moec_model *model, const moec_train_call *call, bool backwar
     if (s == MOEC_OK && !backward) bind_saved(&b);
     if (s == MOEC_OK) s = bind_weights(&b, backward, weights);
     if (s != MOEC_OK) return s;
+    l->zero_bytes = b.zero_bytes;
     for (uint32_t i = 0; !backward && i < m->n_outputs; i++)
         describe(&b, call->outputs, call->n_outputs, i, &m->outputs[i]);
     for (uint32_t i = 0; backward && i < m->n_input_grads; i++) {

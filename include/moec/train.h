@@ -114,9 +114,16 @@ typedef struct moec_train_call {
     moec_tensor *input_grads; /* wanted ones, by order or by name of the input; overwritten */
     size_t n_input_grads;
     float *const *param_grads; /* n_params addresses or NULL; entries may be NULL */
-    bool check_finite;         /* refuse cotangents that hold NaN or infinity: names the tensor */
-    uint64_t reserved[4];
+    bool check_finite;         /* refuse cotangents that hold NaN or infinity: names the tensor; not on a GPU */
+    moec_gpu *gpu;             /* for a model compiled for GPUs (moec/gpu.h); NULL: the processor */
+    void *stream;              /* with gpu: a CUstream to queue on; NULL: the default stream */
+    uint64_t reserved[2];
 } moec_train_call;
+
+/* With `gpu` every buffer is memory of that device, at a multiple of 16 bytes (saved and workspace: 64), but the arrays
+ * that the call itself points to: tensors, params, param_grads. The call queues and returns; results are there when the
+ * stream says so. Values are not looked at: an id outside its range reads nothing and gives zeros, `saved` of another
+ * forward is not noticed. */
 
 /* Errors: ARGUMENT (a name, dtype, rank, missing pointer, buffer too small or not aligned), MISMATCH (dims that do not
  * fit; `saved` of another plan or of other sizes), RANGE (a size or an id outside the model's range; a value that is

@@ -71,7 +71,8 @@ class TrainCall(Structure):
                 ("saved", c_void_p), ("saved_bytes", c_size_t), ("workspace", c_void_p), ("workspace_bytes", c_size_t),
                 ("outputs", POINTER(Tensor)), ("n_outputs", c_size_t), ("cotangents", POINTER(Tensor)),
                 ("n_cotangents", c_size_t), ("input_grads", POINTER(Tensor)), ("n_input_grads", c_size_t),
-                ("param_grads", POINTER(c_void_p)), ("check_finite", c_bool), ("reserved", c_uint64 * 4)]
+                ("param_grads", POINTER(c_void_p)), ("check_finite", c_bool),
+                ("gpu", c_void_p), ("stream", c_void_p), ("reserved", c_uint64 * 2)]
 
 
 class DiagnosticInfo(Structure):

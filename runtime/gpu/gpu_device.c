@@ -95,7 +95,7 @@ static moec_status
 describe(moec_gpu *gpu, mc_fault *error)
 {
     moec_gpu_info *info = &gpu->info;
-    uint32_t major = 0, minor = 0;
+    uint32_t major = 0, minor = 0, pageable = 0;
     size_t n_bytes = 0;
     moec_status s = MC_CUDA(gpu->cuda, error, cuDeviceGetName, info->name, (int)sizeof info->name - 1, gpu->device);
     if (s == MOEC_OK) s = attribute(gpu, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, &major, error);
@@ -103,7 +103,9 @@ describe(moec_gpu *gpu, mc_fault *error)
     if (s == MOEC_OK) s = attribute(gpu, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &info->n_multiprocessors, error);
     if (s == MOEC_OK)
         s = attribute(gpu, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, &info->shared_bytes, error);
+    if (s == MOEC_OK) s = attribute(gpu, CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS, &pageable, error);
     if (s == MOEC_OK) s = MC_CUDA(gpu->cuda, error, cuDeviceTotalMem, &n_bytes, gpu->device);
+    gpu->reads_host = pageable != 0;
     info->arch = 10 * major + minor;
     info->memory_bytes = n_bytes;
     return s;
@@ -202,4 +204,28 @@ mc_gpu_check_stream(const moec_gpu *gpu, CUstream stream, mc_fault *error)
         error, MOEC_ERR_ARGUMENT,
         "the stream belongs to another device or context than GPU %d: give one of this GPU's primary context",
         gpu->info.ordinal);
+}
+
+moec_status
+mc_gpu_check_pointer(const moec_gpu *gpu, const void *pointer, const char *what, mc_fault *error)
+{
+    int attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
+                        CU_POINTER_ATTRIBUTE_IS_MANAGED};
+    unsigned type = 0;
+    int ordinal = -1;
+    bool managed = false;
+    void *values[] = {&type, &ordinal, &managed};
+    if (!pointer) return MOEC_OK;
+    if (mc_gpu_is_misaligned(pointer))
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "%s is at an address that is no multiple of %d bytes", what,
+                       (int)MC_GPU_POINTER_ALIGN);
+    moec_status s = MC_CUDA(gpu->cuda, error, cuPointerGetAttributes, 3, attributes, values, mc_gpu_address(pointer));
+    if (s != MOEC_OK || managed || type == CU_MEMORYTYPE_HOST) return s; /* pinned memory is within reach */
+    if (type != CU_MEMORYTYPE_DEVICE && !gpu->reads_host)
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "%s is memory of the processor; memory of GPU %d is wanted", what,
+                       gpu->info.ordinal);
+    if (type == CU_MEMORYTYPE_DEVICE && ordinal != gpu->info.ordinal)
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "%s lies on GPU %d, but the call is for GPU %d", what, ordinal,
+                       gpu->info.ordinal);
+    return MOEC_OK;
 }

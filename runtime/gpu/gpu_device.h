@@ -12,6 +12,7 @@ struct moec_gpu {
     CUdevice device;
     CUcontext context; /* the primary one */
     moec_gpu_info info;
+    bool reads_host;      /* kernels may read whatever the processor may */
     pthread_mutex_t lock; /* of what follows */
     struct mc_gpu_code *codes;
     struct mc_gpu_block *blocks;
@@ -29,6 +30,19 @@ void mc_gpu_free(const moec_gpu *gpu, CUdeviceptr at); /* 0 is allowed; enters b
 
 /* Whether work for the GPU may go to this stream. Errors: ARGUMENT (a stream of another device or context). */
 moec_status mc_gpu_check_stream(const moec_gpu *gpu, CUstream stream, mc_fault *error) MOEC_MUST_USE;
+
+enum { MC_GPU_POINTER_ALIGN = 16 };
+
+static inline bool
+mc_gpu_is_misaligned(const void *pointer)
+{
+    return (uintptr_t)pointer % MC_GPU_POINTER_ALIGN != 0;
+}
+
+/* A caller's buffer: at a multiple of 16, in memory that this GPU reads; NULL is let through. `what` ("input x") is for
+ * the message. A wrong address would cost the whole process its context. Errors: ARGUMENT, DEVICE. */
+moec_status mc_gpu_check_pointer(const moec_gpu *gpu, const void *pointer, const char *what,
+                                 mc_fault *error) MOEC_MUST_USE;
 
 /* Host memory for the tables of one call, taken from what earlier calls gave back. NULL: out of memory. */
 void *mc_gpu_block_take(moec_gpu *gpu, size_t n_bytes);

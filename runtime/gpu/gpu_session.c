@@ -4,10 +4,11 @@
 
 #include "runtime/args.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 256, ARGUMENT_ALIGN = 16 };
+enum { ALIGN = 256 };
 
 static size_t
 aligned(size_t n)
@@ -184,11 +185,11 @@ bytes_of(const moec_session *s, const moec_abi_tensor *t)
 }
 
 static moec_status
-check_alignment(const moec_session *s, uint32_t i, const char *kind, const moec_abi_tensor *t, mc_fault *error)
+check_address(const moec_session *s, uint32_t i, const char *kind, const moec_abi_tensor *t, mc_fault *error)
 {
-    if ((uintptr_t)s->args[i] % ARGUMENT_ALIGN == 0) return MOEC_OK;
-    return mc_fail(error, MOEC_ERR_ARGUMENT, "%s %s is at an address that is no multiple of %d bytes", kind, t->name,
-                   (int)ARGUMENT_ALIGN);
+    char what[96];
+    snprintf(what, sizeof what, "%s %.80s", kind, t->name);
+    return mc_gpu_check_pointer(s->gpu->gpu, s->args[i], what, error);
 }
 
 /* Outputs that nobody wants go to the session's own memory on the device; s->args has an address of s->outputs then. */
@@ -209,7 +210,7 @@ bring_in(moec_session *s, mc_fault *error)
         g->args[i] = g->device_pointers ? s->args[i] : mc_gpu_pointer(g->inputs + g->input_offsets[i]);
         size_t n_bytes = bytes_of(s, &m->inputs[i]);
         if (g->device_pointers)
-            status = check_alignment(s, i, "input", &m->inputs[i], error);
+            status = check_address(s, i, "input", &m->inputs[i], error);
         else if (n_bytes)
             status = MC_CUDA(g->gpu->cuda, error, cuMemcpyHtoDAsync, g->inputs + g->input_offsets[i], s->args[i],
                              n_bytes, g->walk.stream);
@@ -218,7 +219,7 @@ bring_in(moec_session *s, mc_fault *error)
         uint32_t at = m->n_inputs + i;
         bool theirs = g->device_pointers && !is_ours(s, s->args[at]);
         g->args[at] = theirs ? s->args[at] : mc_gpu_pointer(g->outputs + g->output_offsets[i]);
-        if (theirs) status = check_alignment(s, at, "output", &m->outputs[i], error);
+        if (theirs) status = check_address(s, at, "output", &m->outputs[i], error);
     }
     return status;
 }

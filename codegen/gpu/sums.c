@@ -50,8 +50,7 @@ parts_of(mc_plan *p, const sum *s)
 static void
 launch_parts(mc_plan *p, const mc_value *y, mc_dim results, int parts)
 {
-    mc_gpu_code code = {.file = "sums.cuh", .threads = MC_GPU_FLAT_THREADS};
-    code.call = mc_strf(p->arena, "sum_parts<%s>(a);", mc_gpu_type(y->type->dtype));
+    mc_gpu_code code = {.file = "sums.cuh", .threads = MC_GPU_FLAT_THREADS, .call = mc_str_of("sum_parts(a);")};
     mc_gpu_grid(&code, 0, 0, MC_GPU_FLAT_THREADS);
     mc_plan_launch(p, mc_gpu_kernel_of(p, &code));
     mc_gpu_value(p, y);
@@ -63,13 +62,15 @@ void
 mc_gpu_select_sum_to(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    if (!mc_gpu_need_floats(p, op)) return;
+    if (x->type->dtype != MOEC_F32) {
+        mc_plan_refuse(p, "the operand is not f32");
+        return;
+    }
     sum s = sum_of(p, x->type, y->type);
     int parts = parts_of(p, &s);
     bool columns = s.kept[s.n_axes - 1];
     mc_gpu_code code = {.file = "sums.cuh", .threads = THREADS};
-    code.call = mc_strf(p->arena, "%s<%d, %d, %s, %s>(a);", columns ? "sum_columns" : "sum_folds", s.n_axes, parts,
-                        mc_gpu_type(x->type->dtype), mc_gpu_type(y->type->dtype));
+    code.call = mc_strf(p->arena, "%s<%d, %d>(a);", columns ? "sum_columns" : "sum_folds", s.n_axes, parts);
     mc_gpu_grid(&code, 0, 0, columns ? COLUMNS : FOLDS);
     code.grid[1] = (moec_abi_grid_axis){.from = MOEC_ABI_GRID_ONE, .div = 1, .add = (uint32_t)parts};
     mc_plan_launch(p, mc_gpu_kernel_of(p, &code));

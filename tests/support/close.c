@@ -16,13 +16,19 @@ static const struct {
 #undef MC_TOLERANCE
 };
 
+/* How far a value is from what is stored of it, relatively. */
+static double
+storage(moec_dtype dtype)
+{
+    return dtype == MOEC_BF16 ? 0x1p-8 : dtype == MOEC_F16 ? 0x1p-11 : 0;
+}
+
 mc_tolerance
 mc_tolerance_of(mc_tol_class class, moec_dtype dtype)
 {
     mc_tolerance t = dtype == MOEC_F64 ? classes[class].f64 : classes[class].f32;
-    double storage = dtype == MOEC_BF16 ? 0x1p-8 : dtype == MOEC_F16 ? 0x1p-11 : 0;
-    t.norm += storage;
-    t.rel += storage;
+    t.norm += storage(dtype);
+    t.rel += storage(dtype);
     return t;
 }
 
@@ -82,7 +88,12 @@ mc_close(mc_array got, mc_array want, mc_tol_class class)
 {
     if (is_exact_kind(got.dtype) || is_exact_kind(want.dtype)) return mc_close_within(got, want, (mc_tolerance){0});
     moec_dtype less = got.dtype == MOEC_F64 ? want.dtype : got.dtype;
-    return mc_close_within(got, want, mc_tolerance_of(class, less));
+    mc_tolerance t = mc_tolerance_of(class, less);
+    if (got.dtype == want.dtype) { /* both were rounded, perhaps away from each other */
+        t.norm += storage(less);
+        t.rel += storage(less);
+    }
+    return mc_close_within(got, want, t);
 }
 
 mc_close_report

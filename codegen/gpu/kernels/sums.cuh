@@ -5,7 +5,7 @@
 // sum_columns, sum_folds   ptr: x, y   i: results, sizes of the axes, outermost first   scratch: PARTS * results, f32
 // sum_parts                ptr: y      i: results, parts                                scratch: the same
 #pragma once
-#include "vectors.cuh"
+#include "base.cuh"
 
 /* Where the index-th combination of the axes N-1, N-3 ... (or N-2, N-4 ...) begins. */
 template <int N, bool INNERMOST>
@@ -36,19 +36,19 @@ combinations(const mc_args &a)
     return n;
 }
 
-template <int PARTS, typename Y>
+template <int PARTS>
 MC_FN void
 put_sum(const mc_args &a, i64 result, f32 sum)
 {
     if (PARTS == 1) {
-        arg<Y>(a, 1)[result] = from_float<Y>(sum);
+        arg<f32>(a, 1)[result] = sum;
     } else {
         static_cast<f32 *>(a.scratch)[blockIdx.y * a.i[0] + result] = sum;
     }
 }
 
 /* The innermost axis is kept: a warp has 32 neighbouring results, the 8 warps of a block share the sum. */
-template <int N, int PARTS, typename X, typename Y>
+template <int N, int PARTS>
 MC_FN void
 sum_columns(const mc_args &a)
 {
@@ -58,19 +58,19 @@ sum_columns(const mc_args &a)
     i64 begin = blockIdx.y * part, end = begin + part < n ? begin + part : n;
     f32 sum = 0;
     if (result < a.i[0]) {
-        const X *x = arg<const X>(a, 0) + combination<N, true>(a, result);
+        const f32 *x = arg<const f32>(a, 0) + combination<N, true>(a, result);
 #pragma unroll 4
-        for (i64 i = begin + warp; i < end; i += 8) sum += to_float(x[combination<N, false>(a, i)]);
+        for (i64 i = begin + warp; i < end; i += 8) sum += x[combination<N, false>(a, i)];
     }
     sums[warp][lane] = sum;
     block_sync();
     if (warp || result >= a.i[0]) return;
     for (int i = 1; i < 8; i++) sum += sums[i][lane];
-    put_sum<PARTS, Y>(a, result, sum);
+    put_sum<PARTS>(a, result, sum);
 }
 
 /* The innermost axis is summed: a warp has one result. */
-template <int N, int PARTS, typename X, typename Y>
+template <int N, int PARTS>
 MC_FN void
 sum_folds(const mc_args &a)
 {
@@ -79,14 +79,13 @@ sum_folds(const mc_args &a)
     i64 begin = blockIdx.y * part, end = begin + part < n ? begin + part : n;
     f32 sum = 0;
     if (result >= a.i[0]) return; /* the whole warp */
-    const X *x = arg<const X>(a, 0) + combination<N, false>(a, result);
+    const f32 *x = arg<const f32>(a, 0) + combination<N, false>(a, result);
 #pragma unroll 4
-    for (i64 i = begin + lane; i < end; i += 32) sum += to_float(x[combination<N, true>(a, i)]);
+    for (i64 i = begin + lane; i < end; i += 32) sum += x[combination<N, true>(a, i)];
     sum = warp_sum(sum);
-    if (lane == 0) put_sum<PARTS, Y>(a, result, sum);
+    if (lane == 0) put_sum<PARTS>(a, result, sum);
 }
 
-template <typename Y>
 MC_FN void
 sum_parts(const mc_args &a)
 {
@@ -94,5 +93,5 @@ sum_parts(const mc_args &a)
     if (result >= n) return;
     f32 sum = 0;
     for (i64 part = 0; part < a.i[1]; part++) sum += static_cast<const f32 *>(a.scratch)[part * n + result];
-    arg<Y>(a, 0)[result] = from_float<Y>(sum);
+    arg<f32>(a, 0)[result] = sum;
 }

@@ -275,6 +275,7 @@ directive(cursor *p)
     if (!peek(p).len) return true;
     if (take(p, "weight")) return weight(p);
     if (take(p, "set")) return set(p);
+    if (take(p, "within")) return tolerance_class(p, &c->within);
     if (take(p, "synthetic")) {
         if (!number(p, &seed)) return false;
         mc_synthetic_init(&c->synthetic, c->arena, (uint64_t)seed);
@@ -284,7 +285,7 @@ directive(cursor *p)
         mc_vec_push(c->arena, &c->steps, (mc_exec_step){.fails = MC_N_CODES});
         return true;
     }
-    if (!c->steps.n) return bad(p, "weight, set, synthetic or run is expected here");
+    if (!c->steps.n) return bad(p, "weight, set, within, synthetic or run is expected here");
     mc_exec_step *step = &c->steps.items[c->steps.n - 1];
     bool input = take(p, "input");
     if (input || take(p, "cotangent")) {
@@ -332,6 +333,7 @@ mc_exec_load(const char *path, mc_arena *arena, mc_diags *diags)
     c->sources.arena = arena;
     diags->sources = &c->sources;
     mc_map_init(&c->weights, arena);
+    c->within = MC_TOL_MODEL;
     uint32_t file = mc_sources_add(&c->sources, mc_str_of(path), mc_buf_view(&text));
     mc_buf_fini(&text);
     cursor p = {.c = c, .diags = diags, .file = file, .text = c->sources.files.items[file - 1].text};

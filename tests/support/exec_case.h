@@ -49,6 +49,7 @@ typedef struct mc_exec_case {
     mc_module *module; /* owned: mc_exec_close */
     MC_VEC(mc_exec_step) steps;
     MC_VEC(mc_exec_set) sets;
+    mc_tol_class within; /* between a backend and the interpreter: MODEL unless the file says otherwise */
     mc_map weights; /* full path -> mc_ref_tensor */
     bool has_synthetic;
     mc_synthetic synthetic; /* for all other weights */

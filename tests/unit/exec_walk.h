@@ -103,13 +103,13 @@ exec_copy_undefined(const mc_ref_tensor *want, mc_ref_tensor *got)
 
 static inline void
 exec_compare(const char *path, size_t step, int result, const mc_ref_tensor *got, const mc_ref_tensor *want, bool open,
-             mc_arena *arena)
+             mc_tol_class within, mc_arena *arena)
 {
     mc_ref_tensor copy = *got;
     size_t n_bytes = (size_t)got->n * moec_dtype_bytes(got->dtype);
     copy.data = mc_arena_copy(arena, got->data, n_bytes);
     if (open) exec_copy_undefined(want, &copy);
-    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), MC_TOL_MODEL);
+    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), within);
     ck_assert_msg(r.ok, "%s: step %zu, result %d: %s", path, step, result, r.text);
 }
 
@@ -161,7 +161,8 @@ exec_run_file(const exec_backend *backend, const char *path, const char *pipelin
             }
             if (n) continue;
             exec_check_expects(path, s, first[i]);
-            for (int r = 0; r < b.n_outputs; r++) exec_compare(path, i, r, &first[i][r], &want[i][r], open, b.arena);
+            for (int r = 0; r < b.n_outputs; r++)
+                exec_compare(path, i, r, &first[i][r], &want[i][r], open, b.c->within, b.arena);
         }
     }
     exec_close(&b);
@@ -218,7 +219,7 @@ exec_check_pieces(const exec_backend *backend, const char *path, const char *pip
             int axis = exec_axis_of_s(b.c->module, model->last->operands[r].value->type);
             mc_ref_tensor want = exec_cut(&whole[r], axis, begin, n, b.arena);
             mc_array a = MC_ARRAY(part[r]), all = MC_ARRAY(want);
-            mc_close_report same = backend->same_in_pieces ? mc_close_exact(a, all) : mc_close(a, all, MC_TOL_MODEL);
+            mc_close_report same = backend->same_in_pieces ? mc_close_exact(a, all) : mc_close(a, all, b.c->within);
             ck_assert_msg(same.ok, "%s: from position %lld on: %s", path, (long long)begin, same.text);
         }
     }

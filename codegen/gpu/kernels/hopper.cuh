@@ -11,8 +11,8 @@
 //            the next group, which nothing is made of, since a row of the result depends on its own row of x alone
 //   k        past the end reads as zeros, of both operands
 //
-// Where there are few rows, or less tiles than half of the multiprocessors, the grid does what the portable kernel would
-// (matmul.cuh). Arguments: those of product.cuh; maps: the weight, the weight of up (PAIR), then x (not COPIES).
+// Where there are few rows, or less tiles than half of the multiprocessors, the grid does what the portable kernel
+// would (matmul.cuh). Arguments: those of product.cuh; maps: the weight, the weight of up (PAIR), then x (not COPIES).
 #pragma once
 #include "matmul.cuh"
 #ifdef MC_HOST
@@ -25,12 +25,12 @@ enum {
     HOPPER_ROWS = 128,
     HOPPER_GROUP = 128, /* threads of a warpgroup */
     HOPPER_THREADS = 3 * HOPPER_GROUP,
-    HOPPER_RELEASES = 8, /* warps that multiply: each says by itself that it is done with a stage */
+    HOPPER_RELEASES = 8,  /* warps that multiply: each says by itself that it is done with a stage */
     HOPPER_PORTABLE = 256 /* threads of the portable kernel */
 };
 
-/* Activations from the instructions for exponents and quotients, good to 2^-19 for |x| up to 20: what is multiplied here
- * has 8 or 11 bits. */
+/* Activations from the instructions for exponents and quotients, good to 2^-19 for |x| up to 20: what is multiplied
+ * here has 8 or 11 bits. */
 MC_FN f32
 quick_sigmoid(f32 x)
 {
@@ -54,10 +54,12 @@ template <typename F_, bool COPIES_, int N_, int STAGES_> struct hopper_shape {
     using F = F_;
     using X = typename F_::X;
     enum {
+        TWO = F_::is(PAIR),
+        GROUPS = F_::is(EXPERTS),
         COPIES = COPIES_,
         N = N_,
         STAGES = STAGES_,
-        WIDTH = F_::PAIR ? N_ / 2 : N_, /* columns of the result */
+        WIDTH = TWO ? N_ / 2 : N_, /* columns of the result */
         BRICKS = N_ / BRICK_ROWS,
         X_BYTES = HOPPER_ROWS * BRICK_LINE,
         STAGE = X_BYTES + N_ * BRICK_LINE,
@@ -66,7 +68,7 @@ template <typename F_, bool COPIES_, int N_, int STAGES_> struct hopper_shape {
         BYTES = STAGES_ * STAGE + BRICK_ALIGNMENT
     };
     static_assert(sizeof(X) == 2 && sizeof(typename F_::W) == 2, "bricks are of 16-bit elements");
-    static_assert(BRICKS % (F_::PAIR ? 2 : 1) == 0, "a pair's tile is half gate, half up");
+    static_assert(BRICKS % (1 + int(TWO)) == 0, "a pair's tile is half gate, half up");
 };
 
 /* What all threads of a block know. */
@@ -80,7 +82,7 @@ template <typename S> struct hopper_block {
     MC_FN mc_tile
     tile(i32 n) const
     {
-        return S::F::EXPERTS ? schedule_tile(first, p.groups, columns, n) : schedule_local(0, row_tiles, columns, n);
+        return S::GROUPS ? schedule_tile(first, p.groups, columns, n) : schedule_local(0, row_tiles, columns, n);
     }
 
     MC_FN u32
@@ -90,19 +92,20 @@ template <typename S> struct hopper_block {
     }
 };
 
-/* ---- filling ------------------------------------------------------------------------------------------------------ */
+/* ---- filling ------------------------------------------------------------------------------------------------------
+ */
 
 /* What the copy engine brings to a stage, from k on. One thread. */
 template <typename S>
 MC_FN void
 hopper_load(const hopper_block<S> &b, mc_tile t, i32 row, i32 k, u32 stage)
 {
-    enum { PAIR = S::F::PAIR, EACH = PAIR ? S::BRICKS / 2 : S::BRICKS };
+    enum { EACH = S::TWO ? S::BRICKS / 2 : S::BRICKS };
     u32 barrier = b.full + stage * 8, to = b.stage(stage);
     barrier_arrive_expect(barrier, S::MAP_BYTES);
     if (!S::COPIES)
         for (int i = 0; i < HOPPER_ROWS / BRICK_ROWS; i++)
-            tensor_load(to + i * BRICK_BYTES, b.maps.map[PAIR ? 2 : 1], k, row + i * BRICK_ROWS, barrier);
+            tensor_load(to + i * BRICK_BYTES, b.maps.map[1 + S::TWO], k, row + i * BRICK_ROWS, barrier);
 #pragma unroll
     for (int i = 0; i < S::BRICKS; i++)
         tensor_load(to + S::X_BYTES + i * BRICK_BYTES, b.maps.map[i / EACH], k,
@@ -176,7 +179,8 @@ hopper_fill_copies(const hopper_block<S> &b)
     copies_wait();
 }
 
-/* ---- multiplying -------------------------------------------------------------------------------------------------- */
+/* ---- multiplying --------------------------------------------------------------------------------------------------
+ */
 
 /* The warp is done with a stage. */
 template <typename S>
@@ -242,7 +246,7 @@ hopper_result(const hopper_block<S> &b, const f32 (&d)[S::N / 2], int at, i32 gr
     using F = typename S::F;
     i64 lines = i64(group) * b.p.n + column;
     hopper_biased(x, &d[at], arg<const f32>(b.p.a, 4), lines);
-    if constexpr (F::PAIR) {
+    if constexpr (S::TWO) {
         f32 up[2];
         hopper_biased(up, &d[at + S::N / 4], arg<const f32>(b.p.a, 5), lines);
         for (int e = 0; e < 2; e++) x[e] = mul_rn(F::act(x[e]), up[e]);
@@ -254,8 +258,8 @@ hopper_result(const hopper_block<S> &b, const f32 (&d)[S::N / 2], int at, i32 gr
     for (int e = 0; e < 2; e++) x[e] = add_rn(more[e], x[e]);
 }
 
-/* The rows of this warpgroup begin at `row`. A block of 8 columns is inside or outside as a whole, since n is a multiple
- * of 8; results of 16 bits are exchanged between four lanes, so that each stores 16 bytes. */
+/* The rows of this warpgroup begin at `row`. A block of 8 columns is inside or outside as a whole, since n is a
+ * multiple of 8; results of 16 bits are exchanged between four lanes, so that each stores 16 bytes. */
 template <typename S>
 MC_FN void
 hopper_store(const hopper_block<S> &b, const f32 (&d)[S::N / 2], i32 group, i32 row, i32 end, i32 first_column)
@@ -310,7 +314,8 @@ hopper_consume(const hopper_block<S> &b, u32 half)
     }
 }
 
-/* ---- the kernel --------------------------------------------------------------------------------------------------- */
+/* ---- the kernel ---------------------------------------------------------------------------------------------------
+ */
 
 template <typename S>
 MC_FN void
@@ -319,17 +324,25 @@ hopper_run(const product<typename S::F> &p, const mc_maps &maps, unsigned char *
     MC_SHARED u64 barriers[2 * S::STAGES];
     u32 aligned = (shared_address(memory) + BRICK_ALIGNMENT - 1) & ~u32(BRICK_ALIGNMENT - 1);
     i32 columns = tiles_of(p.n, S::WIDTH), rows = tiles_of(p.rows, HOPPER_ROWS);
-    hopper_block<S> b{p,    maps,   first, S::F::EXPERTS ? 0 : rows * columns, rows, columns, tiles_of(p.k, BRICK_K),
-                      aligned, shared_address(barriers), shared_address(barriers + S::STAGES)};
+    hopper_block<S> b{p,
+                      maps,
+                      first,
+                      S::GROUPS ? 0 : rows * columns,
+                      rows,
+                      columns,
+                      tiles_of(p.k, BRICK_K),
+                      aligned,
+                      shared_address(barriers),
+                      shared_address(barriers + S::STAGES)};
     if (threadIdx.x == 0) {
         for (int i = 0; i < S::STAGES; i++) {
             barrier_init(b.full + i * 8, S::FILLERS);
             barrier_init(b.empty + i * 8, HOPPER_RELEASES);
         }
         barrier_init_done();
-        for (int i = 0; i < (S::F::PAIR ? 2 : 1) + (S::COPIES ? 0 : 1); i++) tensor_prefetch(maps.map[i]);
+        for (int i = 0; i < 1 + S::TWO + !S::COPIES; i++) tensor_prefetch(maps.map[i]);
     }
-    if (S::F::EXPERTS) b.tiles = schedule_build(first, p.offsets, p.groups, HOPPER_ROWS, columns);
+    if (S::GROUPS) b.tiles = schedule_build(first, p.offsets, p.groups, HOPPER_ROWS, columns);
     block_sync();
     u32 warpgroup = threadIdx.x / HOPPER_GROUP;
     if (warpgroup == 0) {
@@ -350,7 +363,7 @@ MC_FN bool
 hopper_worth(const product<typename S::F> &p)
 {
     i64 rows = tiles_of(p.rows, HOPPER_ROWS);
-    if (S::F::EXPERTS && rows < (p.rows < p.groups ? p.rows : p.groups) / 2)
+    if (S::GROUPS && rows < (p.rows < p.groups ? p.rows : p.groups) / 2)
         rows = (p.rows < p.groups ? p.rows : p.groups) / 2;
     return p.rows > GEMV_ROWS && rows * tiles_of(p.n, S::WIDTH) * 2 >= i64(gridDim.x);
 }
@@ -368,8 +381,8 @@ hopper(const mc_args &a, const mc_maps &maps)
         return;
     }
     if (threadIdx.x >= HOPPER_PORTABLE) return; /* threads that are gone do not count in the barriers of the others */
-    if (are_few<F>(a))
-        matmul_few<F>(a);
+    if (are_few(p))
+        product_few(p, memory, first);
     else
-        matmul_mma<mma_middle, F>(a);
+        matmul_mma<mma_middle>(p, memory, first);
 }

@@ -48,8 +48,8 @@ wgmma_descriptor_k(u64 descriptor, u32 part)
     return descriptor + (part * WGMMA_K * 2 >> 4);
 }
 
-/* Element i of the accumulator of thread `thread` (0 to 127 of its warpgroup): row and column of the 64 x N result. Warp
- * w has rows 16 w to 16 w + 15; of 8 columns, a lane has two neighbours in row lane / 4 and the two in row + 8. */
+/* Element i of the accumulator of thread `thread` (0 to 127 of its warpgroup): row and column of the 64 x N result.
+ * Warp w has rows 16 w to 16 w + 15; of 8 columns, a lane has two neighbours in row lane / 4 and the two in row + 8. */
 MC_FN u32
 wgmma_row(u32 thread, u32 i)
 {
@@ -94,8 +94,8 @@ copy_row(u32 thread, u32 i)
 }
 
 /* Four lanes that hold the same row (lane modulo 4 is `quad`) have two columns each of four blocks of 8 columns, packed
- * in a word each. Afterwards a lane has the four words of block `quad`: 8 neighbours, 16 bytes. A transposition of 4 x 4
- * words in two steps of exchange. */
+ * in a word each. Afterwards a lane has the four words of block `quad`: 8 neighbours, 16 bytes. A transposition of 4 x
+ * 4 words in two steps of exchange. */
 MC_FN void
 quad_transpose(u32 (&w)[4], u32 quad)
 {

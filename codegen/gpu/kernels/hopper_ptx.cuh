@@ -4,9 +4,9 @@
 #include "hopper_layout.cuh"
 
 /* ---- barriers of shared memory (mbarrier) ---------------------------------------------------------------------------
- * A barrier counts arrivals and bytes; when the count of its phase is complete, the next phase begins. One waits for the
- * parity of a phase: a wait for parity p returns once the phase that runs has parity 1 - p. A fresh barrier is in phase
- * 0, so that a wait for parity 1 returns at once. */
+ * A barrier counts arrivals and bytes; when the count of its phase is complete, the next phase begins. One waits for
+ * the parity of a phase: a wait for parity p returns once the phase that runs has parity 1 - p. A fresh barrier is in
+ * phase 0, so that a wait for parity 1 returns at once. */
 
 MC_FN void
 barrier_init(u32 barrier, u32 arrivals)
@@ -62,7 +62,8 @@ barrier_wait(u32 barrier, u32 parity)
     } while (!done);
 }
 
-/* ---- copies -------------------------------------------------------------------------------------------------------- */
+/* ---- copies --------------------------------------------------------------------------------------------------------
+ */
 
 /* 16 bytes; zeros when not valid (nothing is read then, but the address must be one). */
 MC_FN void
@@ -78,8 +79,8 @@ copies_wait()
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-/* The box of the map at coordinates x (innermost), y, z to shared memory; what lies outside of the tensor becomes zeros,
- * and all bytes of the box count at the barrier. */
+/* The box of the map at coordinates x (innermost), y, z to shared memory; what lies outside of the tensor becomes
+ * zeros, and all bytes of the box count at the barrier. */
 MC_FN void
 tensor_load(u32 shared, const mc_tensor_map &map, i32 x, i32 y, u32 barrier)
 {
@@ -112,7 +113,8 @@ fence_async()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-/* ---- registers ----------------------------------------------------------------------------------------------------- */
+/* ---- registers -----------------------------------------------------------------------------------------------------
+ */
 
 /* All threads of a warpgroup give registers back, or wait until there are that many for each of them. */
 template <int N>

@@ -271,12 +271,20 @@ mc_ref_MOE_FFN_UP(mc_ref_op *k)
     return true;
 }
 
-/* y[rows[r]] += gate * row, in the order in which rows come. */
+/* sums[to] += gate * row, in the order in which rows come. */
 static void
-combine(const mc_ref_op *k, mc_ref_tensor *y, int64_t to, double gate, const double *row)
+combine(const mc_ref_op *k, double *sums, int64_t to, double gate, const double *row)
 {
-    int64_t width = mc_ref_last(y);
-    for (int64_t d = 0; d < width; d++) put(y, to * width + d, num_fma(k, gate, row[d], get(y, to * width + d)));
+    int64_t width = mc_ref_last(&k->out[0]);
+    for (int64_t d = 0; d < width; d++) sums[to * width + d] = num_fma(k, gate, row[d], sums[to * width + d]);
+}
+
+/* A narrow result is rounded once, at the end. */
+static bool
+give_sums(mc_ref_op *k, const double *sums)
+{
+    for (int64_t i = 0; i < k->out[0].n; i++) put(&k->out[0], i, sums[i]);
+    return true;
 }
 
 bool
@@ -284,6 +292,7 @@ mc_ref_MOE_FFN_DOWN(mc_ref_op *k)
 {
     const mc_ref_tensor *h = k->in[0], *w = k->in[1], *offsets = k->in[2], *gates = operand(k, 4);
     if (!mc_ref_check_offsets(k, offsets, w->dims[0], mc_ref_rows(h))) return false;
+    double *sums = MC_NEW_N(k->arena, double, k->out[0].n);
     for (int64_t e = 0; e < w->dims[0]; e++) {
         matrix m;
         int64_t begin = get_id(offsets, e), n = get_id(offsets, e + 1) - begin;
@@ -292,9 +301,9 @@ mc_ref_MOE_FFN_DOWN(mc_ref_op *k)
         matrix_of(&m, w, operand(k, 5), operand(k, 6), e);
         const double *product = multiply(k, &m, h, begin, NULL, n);
         for (int64_t r = 0; r < n; r++)
-            combine(k, &k->out[0], to[r], gates ? get(gates, begin + r) : 1, product + r * m.n_out);
+            combine(k, sums, to[r], gates ? get(gates, begin + r) : 1, product + r * m.n_out);
     }
-    return true;
+    return give_sums(k, sums);
 }
 
 bool
@@ -321,10 +330,10 @@ mc_ref_MOE_UNPERMUTE(mc_ref_op *k)
     int64_t width = mc_ref_last(y), used = get_id(offsets, offsets->n - 1);
     const int64_t *to = mc_ref_row_list(k, k->in[2], 0, used, mc_ref_rows(&k->out[0]));
     if (!to) return false;
-    double *row = MC_NEW_N(k->arena, double, width);
+    double *row = MC_NEW_N(k->arena, double, width), *sums = MC_NEW_N(k->arena, double, k->out[0].n);
     for (int64_t r = 0; r < used; r++) {
         for (int64_t d = 0; d < width; d++) row[d] = get(y, r * width + d);
-        combine(k, &k->out[0], to[r], gates ? get(gates, r) : 1, row);
+        combine(k, sums, to[r], gates ? get(gates, r) : 1, row);
     }
-    return true;
+    return give_sums(k, sums);
 }

@@ -210,13 +210,15 @@ problem_make(problem *p)
     p->x = random_array(t->x, (size_t)x_rows * (size_t)p->k);
     if (t->experts && !t->gather) /* rows after the last group hold anything */
         memset((char *)p->x + (size_t)p->offsets[p->groups] * (size_t)p->k * 2, 0xFF, (size_t)(GUARD * p->k) * 2);
+    for (int r = 1; t->gather && r < x_rows; r += 2) /* rows that nobody asks for are NaN */
+        memset((char *)p->x + (size_t)r * (size_t)p->k * 2, 0xFF, (size_t)p->k * 2);
     for (int i = 0; i < 1 + t->pair; i++) {
         p->w[i] = random_array(t->x, (size_t)p->groups * (size_t)p->n * (size_t)p->k);
         p->bias_of[i] = p->bias ? random_array(MOEC_F32, (size_t)(p->groups * p->n)) : NULL;
     }
     p->residual = t->residual ? random_array(MOEC_F32, (size_t)p->rows * (size_t)p->n) : NULL;
     p->list = t->gather ? malloc((size_t)p->rows * sizeof *p->list) : NULL;
-    for (int r = 0; t->gather && r < p->rows; r++) p->list[r] = r < p->rows - GUARD ? below(p->tokens) : -12345;
+    for (int r = 0; t->gather && r < p->rows; r++) p->list[r] = r < p->rows - GUARD ? 2 * below(p->tokens / 2) : -12345;
     p->y = malloc((size_t)p->rows * (size_t)p->n * element(t->y));
 }
 

@@ -211,9 +211,8 @@ mc_gpu_check_pointer(const moec_gpu *gpu, const void *pointer, const char *what,
 {
     int attributes[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL,
                         CU_POINTER_ATTRIBUTE_IS_MANAGED};
-    unsigned type = 0;
+    unsigned type = 0, managed = 0; /* a driver may write four bytes */
     int ordinal = -1;
-    bool managed = false;
     void *values[] = {&type, &ordinal, &managed};
     if (!pointer) return MOEC_OK;
     if (mc_gpu_is_misaligned(pointer))

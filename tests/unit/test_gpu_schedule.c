@@ -413,9 +413,10 @@ schedule_suite(void)
     tcase_add_test(layout, test_descriptor);
     tcase_add_test(layout, test_fragment);
     tcase_add_test(layout, test_ring);
+    tcase_set_timeout(layout, 60);
     suite_add_tcase(s, layout);
     TCase *kernel = tcase_create("kernel");
-    tcase_set_timeout(kernel, 30);
+    tcase_set_timeout(kernel, 60);
     tcase_add_loop_test(kernel, test_experts, 0, 16);
     tcase_add_loop_test(kernel, test_one_group, 0, 12);
     tcase_add_loop_test(kernel, test_many_turns, 0, 6);

@@ -60,7 +60,7 @@ struct attend_plan {
     i32 rows;               // of a group
     i32 block_rows, blocks; // rows of an item, items of a group
     i32 splits;
-    i64 items;
+    u32 items;
     bool few;
     i32 window, chunk;
 };
@@ -68,7 +68,7 @@ struct attend_plan {
 struct attend_job {
     i32 b, kv, s0, first; // row r of the item: position s0 + (first + r) / G, head (first + r) mod G
     i32 begin, end;       // the keys (or slots of the list) to visit
-    i32 used;             // splits that have keys; at most 1: the result is written at once
+    i32 split, used;      // its number; splits that have keys; at most 1: the result is written at once
     i64 part;             // its place in scratch
 };
 
@@ -87,8 +87,8 @@ attend_plan_of(const mc_args &a)
     p.few = p.rows <= P::FEW;
     p.block_rows = p.few ? P::FEW : P::TILE;
     p.blocks = (p.rows + p.block_rows - 1) / p.block_rows;
-    p.items = a.i[ATTEND_I_B] * p.KV * (P::SELECT ? p.S : 1) * p.blocks;
-    p.splits = p.items >= ATTEND_PARTS || p.items == 0 ? 1 : i32(ATTEND_PARTS / p.items);
+    p.items = u32(a.i[ATTEND_I_B]) * u32(p.KV * (P::SELECT ? p.S : 1) * p.blocks);
+    p.splits = p.items >= u32(ATTEND_PARTS) || p.items == 0 ? 1 : i32(ATTEND_PARTS / p.items);
     return p;
 }
 
@@ -118,19 +118,20 @@ attend_row_range(const attend_plan &p, const attend_job &j, i32 r, i32 &low, i32
 // Split `split` of item `item`; blocks with the most keys of a causal group come first.
 template <class P>
 MC_FN attend_job
-attend_job_of(const attend_plan &p, i64 item, i32 split)
+attend_job_of(const attend_plan &p, u32 item, i32 split)
 {
     attend_job j;
-    j.part = item * p.splits + split;
-    j.first = i32(p.blocks - 1 - item % p.blocks) * p.block_rows;
-    i64 group = item / p.blocks;
+    j.split = split;
+    j.part = i64(item) * p.splits + split;
+    u32 group = item / u32(p.blocks);
+    j.first = (p.blocks - 1 - i32(item - group * u32(p.blocks))) * p.block_rows;
     j.s0 = 0;
     if (P::SELECT) {
-        j.s0 = i32(group % p.S);
-        group /= p.S;
+        j.s0 = i32(group % u32(p.S));
+        group /= u32(p.S);
     }
-    j.kv = i32(group % p.KV);
-    j.b = i32(group / p.KV);
+    j.kv = i32(group % u32(p.KV));
+    j.b = i32(group / u32(p.KV));
     i32 begin = 0, end = p.n_select;
     if (!P::SELECT) {
         i32 unused, last = lesser(p.block_rows, p.rows - j.first) - 1;
@@ -226,10 +227,10 @@ attend_join(const mc_args &a)
     const attend_plan p = attend_plan_of<P>(a);
     if (p.splits == 1) return;
     i32 lane = i32(threadIdx.x & 31), warps = i32(blockDim.x >> 5);
-    for (i64 at = i64(blockIdx.x) * warps + (threadIdx.x >> 5); at < p.items * p.block_rows;
+    for (i64 at = i64(blockIdx.x) * warps + (threadIdx.x >> 5); at < i64(p.items) * p.block_rows;
          at += i64(gridDim.x) * warps) {
-        i64 item = at / p.block_rows;
-        i32 r = i32(at % p.block_rows);
+        u32 item = u32(at / p.block_rows);
+        i32 r = i32(at - i64(item) * p.block_rows);
         const attend_job j = attend_job_of<P>(p, item, 0);
         if (j.used <= 1 || j.first + r >= p.rows) continue;
         f32 max = ATTEND_LOWEST, sum = 0;

@@ -10,6 +10,7 @@
 // the tile of V is the tile of K.
 #pragma once
 #include "attention.cuh"
+#include "vectors.cuh"
 
 // Shared memory, in floats (codegen/gpu/attention.c computes the same).
 template <class P, int RM, int BN> struct fma_form {
@@ -33,12 +34,14 @@ MC_FN void
 fma_load(f32 *to, const T *any, R row)
 {
     if constexpr (sizeof(T) == 4 && N % 4 == 0 && PAD == N) {
+#pragma unroll 4
         for (i32 i = i32(threadIdx.x); i < ROWS * (N / 4); i += 128) {
             i32 r = i / (N / 4), c = i % (N / 4) * 4;
             const T *from = row(r);
             cp_async16(to + r * STRIDE + c, from ? from + c : any, from != nullptr);
         }
     } else {
+#pragma unroll 4
         for (i32 i = i32(threadIdx.x); i < ROWS * PAD; i += 128) {
             i32 r = i / PAD, c = i % PAD;
             const T *from = row(r);
@@ -123,7 +126,7 @@ template <class P, int RM, int BN> struct fma_worker {
             bool valid = j.first + r < p.rows;
             attend_row_range<P>(p, j, valid ? r : 0, s.low[i], s.high[i]);
             if (!valid) s.high[i] = -1;
-            s.max[i] = valid ? attend_start<P>(a, j, r, j.part % p.splits, s.sum[i]) : ATTEND_LOWEST;
+            s.max[i] = valid ? attend_start<P>(a, j, r, j.split, s.sum[i]) : ATTEND_LOWEST;
             if (!valid || tx() != 0) s.sum[i] = 0; // of 16 partial sums the first has the sink
 #pragma unroll
             for (int c = 0; c < NC * 4; c++) s.acc[i][c] = 0;
@@ -254,6 +257,26 @@ template <class P, int RM, int BN> struct fma_worker {
         }
     }
 
+    // A row's channels of this thread.
+    template <typename O>
+    MC_FN void
+    put(O *row, int i, f32 factor)
+    {
+#pragma unroll
+        for (int c = 0; c < NC; c++) {
+            f32 x[4];
+            i32 at = tx() * 4 + c * 64;
+#pragma unroll
+            for (int e = 0; e < 4; e++) x[e] = s.acc[i][c * 4 + e] * factor;
+            if (P::HV % 4 == 0) {
+                if (at < P::HV) store_floats<P::HV % 4 ? 1 : 4>(row + at, x);
+            } else {
+                for (int e = 0; e < 4; e++)
+                    if (at + e < P::HV) row[at + e] = from_float<O>(x[e]);
+            }
+        }
+    }
+
     // Rows leave: divided when they are complete, else as a part.
     MC_FN void
     store()
@@ -265,22 +288,16 @@ template <class P, int RM, int BN> struct fma_worker {
             for (int mask = 8; mask; mask >>= 1) sum += shfl_xor(sum, mask);
             i32 r = ty() + 8 * i;
             if (j.first + r >= p.rows) continue;
-            bool whole = j.used <= 1;
-            f32 factor = !whole ? 1.0f : sum == 0.0f ? 0.0f : 1.0f / sum;
-            O *o = arg<O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV;
-            f32 *part = attend_part_values<P>(a, j.part, r), *sums = attend_part_sums<P>(a, j.part, r);
-#pragma unroll
-            for (int c = 0; c < NC * 4; c++) {
-                i32 at = tx() * 4 + c / 4 * 64 + c % 4;
-                if (at >= P::HV) continue;
-                if (whole)
-                    o[at] = from_float<O>(s.acc[i][c] * factor);
-                else
-                    part[at] = s.acc[i][c];
+            if (j.used <= 1) {
+                put(arg<O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV, i, sum == 0.0f ? 0.0f : 1.0f / sum);
+                continue;
             }
-            if (whole || tx() != 0) continue;
-            sums[0] = s.max[i];
-            sums[1] = sum;
+            put(attend_part_values<P>(a, j.part, r), i, 1.0f);
+            f32 *sums = attend_part_sums<P>(a, j.part, r);
+            if (tx() == 0) {
+                sums[0] = s.max[i];
+                sums[1] = sum;
+            }
         }
     }
 };
@@ -289,9 +306,10 @@ template <class P, int RM, int BN>
 MC_FN void
 fma_walk(const mc_args &a, const attend_plan &p, f32 *shared)
 {
-    for (i64 at = blockIdx.x; at < p.items * p.splits; at += gridDim.x) {
-        attend_job j = attend_job_of<P>(p, at / p.splits, i32(at % p.splits));
-        if (i32(at % p.splits) >= greater(j.used, 1)) continue;
+    for (u32 at = blockIdx.x; at < p.items * u32(p.splits); at += gridDim.x) {
+        u32 item = at / u32(p.splits), split = at - item * u32(p.splits);
+        attend_job j = attend_job_of<P>(p, item, i32(split));
+        if (i32(split) >= greater(j.used, 1)) continue;
         attend_trim<P>(a, p, j);
         block_sync();
         fma_worker<P, RM, BN> w(a, p, j, shared);

@@ -327,7 +327,7 @@ attend_grad_rows(const mc_args &a)
     MC_DYNAMIC_SHARED(bytes);
     attend_plan p = attend_plan_of<P>(a);
     p.splits = 1;
-    for (i64 at = blockIdx.x; at < p.items; at += gridDim.x) {
+    for (u32 at = blockIdx.x; at < p.items; at += gridDim.x) {
         const attend_job j = attend_job_of<P>(p, at, 0);
         block_sync();
         grad_rows_worker<P, RM, BN> w(a, p, reinterpret_cast<f32 *>(bytes), j);
@@ -419,11 +419,11 @@ attend_grad_keys(const mc_args &a)
     MC_DYNAMIC_SHARED(bytes);
     const attend_plan p = attend_plan_of<P>(a);
     i32 rows = 8 * RM, blocks = (p.C + rows - 1) / rows;
-    for (i64 at = blockIdx.x; at < a.i[ATTEND_I_B] * p.KV * blocks; at += gridDim.x) {
-        i64 group = at / blocks;
+    for (u32 at = blockIdx.x; at < u32(a.i[ATTEND_I_B]) * u32(p.KV * blocks); at += gridDim.x) {
+        u32 group = at / u32(blocks);
         block_sync();
-        grad_keys_worker<P, RM, BN> w(a, p, reinterpret_cast<f32 *>(bytes), i32(group / p.KV), i32(group % p.KV),
-                                      i32(at % blocks) * rows);
+        grad_keys_worker<P, RM, BN> w(a, p, reinterpret_cast<f32 *>(bytes), i32(group / u32(p.KV)),
+                                      i32(group % u32(p.KV)), i32(at % u32(blocks)) * rows);
         w.run();
     }
 }

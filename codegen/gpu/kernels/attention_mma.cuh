@@ -87,7 +87,7 @@ template <class P, int WR, int WC, int WK, int BN> struct mma_worker {
             bool valid = j.first + r < p.rows;
             attend_row_range<P>(p, j, valid ? r : 0, low[i], high[i]);
             if (!valid) high[i] = -1;
-            max[i] = valid ? attend_start<P>(a, j, r, j.part % p.splits, sum[i]) : ATTEND_LOWEST;
+            max[i] = valid ? attend_start<P>(a, j, r, j.split, sum[i]) : ATTEND_LOWEST;
             if (!valid || lane % 4 != 0 || key0 != 0) sum[i] = 0; // one of the partial sums has the sink
             if (key0 != 0) max[i] = ATTEND_LOWEST;
         }
@@ -295,23 +295,23 @@ template <class P, int WR, int WC, int WK, int BN> struct mma_worker {
         }
     }
 
-    // Two neighbours of a row leave: divided when they are complete, else as a part.
+    // N pairs of neighbours of a row, 8 channels apart, leave: divided when they are complete, else as a part.
+    template <int N, class X>
     MC_FN void
-    put(i32 r, i32 channel, f32 x, f32 y, f32 total)
+    put(i32 r, i32 channel, f32 greatest, f32 total, X x)
     {
         if (j.used > 1) {
-            store_vec(attend_part_values<P>(a, j.part, r) + channel, vec<f32, 2>{{x, y}});
+            f32 *to = attend_part_values<P>(a, j.part, r) + channel;
+#pragma unroll
+            for (int n = 0; n < N; n++) store_vec(to + 8 * n, vec<f32, 2>{{x(n, 0), x(n, 1)}});
+            if (channel == 0) store_vec(attend_part_sums<P>(a, j.part, r), vec<f32, 2>{{greatest, total}});
             return;
         }
         f32 factor = total == 0.0f ? 0.0f : 1.0f / total;
-        O *o = arg<O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV + channel;
-        store_vec(o, vec<O, 2>{{from_float<O>(x * factor), from_float<O>(y * factor)}});
-    }
-
-    MC_FN void
-    put_sums(i32 r, f32 greatest, f32 total)
-    {
-        if (j.used > 1) store_vec(attend_part_sums<P>(a, j.part, r), vec<f32, 2>{{greatest, total}});
+        O *to = arg<O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV + channel;
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            store_vec(to + 8 * n, vec<O, 2>{{from_float<O>(x(n, 0) * factor), from_float<O>(x(n, 1) * factor)}});
     }
 
     MC_FN void
@@ -321,10 +321,7 @@ template <class P, int WR, int WC, int WK, int BN> struct mma_worker {
         for (int i = 0; i < 2; i++) {
             i32 r = row0 + lane / 4 + 8 * i;
             if (j.first + r >= p.rows) continue;
-#pragma unroll
-            for (int n = 0; n < NO; n++)
-                put(r, channel0 + n * 8 + (lane & 3) * 2, acc[n][2 * i], acc[n][2 * i + 1], sum[i]);
-            if (channel0 == 0 && (lane & 3) == 0) put_sums(r, max[i], sum[i]);
+            put<NO>(r, channel0 + (lane & 3) * 2, max[i], sum[i], [&](int n, int e) { return acc[n][2 * i + e]; });
         }
     }
 
@@ -355,8 +352,7 @@ template <class P, int WR, int WC, int WK, int BN> struct mma_worker {
                 x = fmaf(from[c], factor, x);
                 y = fmaf(from[c + 1], factor, y);
             }
-            put(r, c, x, y, total);
-            if (c == 0) put_sums(r, greatest, total);
+            put<1>(r, c, greatest, total, [&](int, int e) { return e ? y : x; });
         }
     }
 };
@@ -365,9 +361,10 @@ template <class P, int WR, int WC, int WK, int BN>
 MC_FN void
 mma_walk(const mc_args &a, const attend_plan &p, unsigned char *shared)
 {
-    for (i64 at = blockIdx.x; at < p.items * p.splits; at += gridDim.x) {
-        attend_job j = attend_job_of<P>(p, at / p.splits, i32(at % p.splits));
-        if (i32(at % p.splits) >= greater(j.used, 1)) continue;
+    for (u32 at = blockIdx.x; at < p.items * u32(p.splits); at += gridDim.x) {
+        u32 item = at / u32(p.splits), split = at - item * u32(p.splits);
+        attend_job j = attend_job_of<P>(p, item, i32(split));
+        if (i32(split) >= greater(j.used, 1)) continue;
         attend_trim<P>(a, p, j);
         block_sync();
         mma_worker<P, WR, WC, WK, BN> w(a, p, j, shared);

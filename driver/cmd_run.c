@@ -19,10 +19,13 @@ run_with(const mc_cli *cli, const char *const *extra, int n_extra)
     moec_compiled *compiled;
     moec_status status = moec_compile_file(path, &options, &compiled);
     if (status != MOEC_OK) return mc_command_exit_code(status);
-    const moec_abi_model *abi;
+    mc_app_code parts = {0};
     mc_fault fault = {0};
+    size_t object_bytes;
     int code;
-    status = mc_compiled_abi(compiled, &abi, &fault);
+    parts.has_cpu = moec_compiled_object(compiled, &object_bytes) != NULL;
+    parts.image = moec_compiled_image(compiled, &parts.image_bytes);
+    if (parts.has_cpu) status = mc_compiled_abi(compiled, &parts.cpu, &fault);
     if (status == MOEC_OK) {
         mc_arena *arena = mc_arena_create();
         char **argv = MC_NEW_N(arena, char *, cli->n_rest + n_extra + 2);
@@ -30,7 +33,7 @@ run_with(const mc_cli *cli, const char *const *extra, int n_extra)
         argv[argc++] = (char *)(uintptr_t)path;
         for (int i = 0; i < n_extra; i++) argv[argc++] = (char *)(uintptr_t)extra[i];
         for (int i = 0; i < cli->n_rest; i++) argv[argc++] = cli->rest[i];
-        code = mc_app_main(abi, argc, argv);
+        code = mc_app_main(&parts, argc, argv);
         mc_arena_destroy(arena);
     } else {
         code = mc_command_failed(status, fault.text);

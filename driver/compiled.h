@@ -6,7 +6,7 @@
 #include "runtime/abi.h"
 #include "runtime/base/file.h"
 
-/* Links the code into this process (once) and gives its descriptor, which lives inside `compiled`. */
+/* Links the CPU code into this process (once) and gives its descriptor, which lives inside `compiled`. */
 moec_status mc_compiled_abi(moec_compiled *compiled, const moec_abi_model **out_abi, mc_fault *fault) MOEC_MUST_USE;
 
 #endif

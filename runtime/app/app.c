@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "runtime/app/app.h"
 
+#include "moec/gpu.h"
 #include "runtime/base/file.h"
 
 #include <errno.h>
@@ -60,18 +61,19 @@ mc_app_show_packing(void *last_percent, uint64_t done, uint64_t total)
     fprintf(stderr, "\rpacking weights %d%%%s", percent, percent == 100 ? "\n" : "");
 }
 
-/* NAME.weights beside the executable, where `moec compile --weights` puts it. */
+/* NAME.weights (for a GPU NAME.gpu-weights) beside the executable, where `moec compile --weights` puts it. */
 static const char *
-default_weights(char *buffer, size_t n_bytes, const char *path)
+default_weights(const mc_app *app, char *buffer, size_t n_bytes)
 {
+    const char *ending = app->abi->gpu ? "gpu-weights" : "weights";
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     if (n > 0) {
         exe[n] = 0;
-        snprintf(buffer, n_bytes, "%.4000s.weights", exe);
+        snprintf(buffer, n_bytes, "%.4000s.%s", exe, ending);
         if (mc_file_exists(buffer)) return buffer;
     }
-    snprintf(buffer, n_bytes, "%.4000s.weights", path);
+    snprintf(buffer, n_bytes, "%.4000s.%s", app->path, ending);
     return mc_file_exists(buffer) ? buffer : NULL;
 }
 
@@ -87,7 +89,7 @@ open_weights(mc_app *app, uint32_t n_threads)
                                     .map = mc_app_value(app, MC_APP_MAP),
                                     .n_threads = n_threads};
     app->weights_path = mc_app_value(app, MC_APP_WEIGHTS);
-    if (!app->weights_path) app->weights_path = default_weights(beside, sizeof beside, app->path);
+    if (!app->weights_path) app->weights_path = default_weights(app, beside, sizeof beside);
     bool made_up = mc_app_has(app, MC_APP_BENCH);
     if (!app->weights_path && (made_up || app->abi->n_weights == 0)) {
         moec_status s = moec_weights_synthetic(app->model, &app->weights, &error);
@@ -135,6 +137,7 @@ mc_app_open(mc_app *app, const moec_session_options *sizes)
     if (!mc_app_integer(app, MC_APP_THREADS, 1, 1024, 0, &threads)) return MC_APP_USAGE;
     moec_session_options options = *sizes;
     options.n_threads = (uint32_t)threads;
+    options.gpu = app->gpu;
     options.limits = limits;
     int code = read_sizes(app, limits, &options.n_limits, names);
     if (code == MC_APP_OK) code = open_weights(app, options.n_threads);
@@ -146,7 +149,6 @@ mc_app_open(mc_app *app, const moec_session_options *sizes)
 static int
 run(mc_app *app)
 {
-    moec_error error;
     if (mc_app_has(app, MC_APP_HELP)) {
         mc_app_help(app);
         return MC_APP_OK;
@@ -157,10 +159,8 @@ run(mc_app *app)
         return MC_APP_OK;
     }
     if (mc_app_has(app, MC_APP_INFO)) return mc_app_info(app);
-    if (moec_model_check_cpu(app->model, &error) != MOEC_OK) {
-        mc_app_fail(app, "%s", error.text);
-        return MC_APP_CPU;
-    }
+    int device = mc_app_check_device(app);
+    if (device != MC_APP_OK) return device;
     if (mc_app_has(app, MC_APP_BENCH)) return mc_app_bench(app);
     if (mc_app_has(app, MC_APP_SCORE)) return mc_app_score(app);
     if (mc_app_has(app, MC_APP_INPUT)) return mc_app_tensors(app);
@@ -171,18 +171,18 @@ run(mc_app *app)
 }
 
 int
-mc_app_main(const struct moec_abi_model *abi, int argc, char **argv)
+mc_app_main(const mc_app_code *code, int argc, char **argv)
 {
-    mc_app app = {.abi = abi, .path = argc > 0 ? argv[0] : "model"};
+    mc_app app = {.path = argc > 0 ? argv[0] : "model"};
     const char *slash = strrchr(app.path, '/');
-    moec_error error;
     app.name = slash ? slash + 1 : app.path;
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write, like others */
-    if (moec_model_from_abi(abi, &app.model, &error) != MOEC_OK) return mc_app_fail(&app, "%s", error.text);
-    int code = mc_app_parse(&app, argc, argv) ? run(&app) : MC_APP_USAGE;
+    int result = mc_app_parse(&app, argc, argv) ? mc_app_choose(&app, code) : MC_APP_USAGE;
+    if (result == MC_APP_OK) result = run(&app);
     moec_session_destroy(app.session);
     moec_weights_close(app.weights);
     moec_model_destroy(app.model);
+    moec_gpu_close(app.gpu);
     int output = mc_app_finish_output(&app);
-    return code != MC_APP_OK ? code : output;
+    return result != MC_APP_OK ? result : output;
 }

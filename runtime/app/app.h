@@ -9,14 +9,25 @@
 
 #include <stdio.h>
 
-/* 0 done, 1 something failed, 2 wrong command line, 3 this processor cannot run the model. */
+/* 0 done, 1 something failed, 2 wrong command line, 3 no processor or GPU here can run the model. */
 enum { MC_APP_OK = 0, MC_APP_FAILED = 1, MC_APP_USAGE = 2, MC_APP_CPU = 3 };
 
-/* The whole program: argv[0] is its own path. */
-int mc_app_main(const struct moec_abi_model *abi, int argc, char **argv);
+/* The code in a program: for a CPU, for GPUs, or both. */
+typedef struct mc_app_code {
+    bool has_cpu;
+    const struct moec_abi_model *cpu; /* NULL with has_cpu: of another version */
+    const void *image;                /* for GPUs (moec_model_from_image), or NULL */
+    size_t image_bytes;
+} mc_app_code;
 
-/* What main() runs: an executable is linked with this name defined as its model's query function. */
-const struct moec_abi_model *moec_app_query(uint32_t version);
+/* The whole program: argv[0] is its own path. */
+int mc_app_main(const mc_app_code *code, int argc, char **argv);
+
+/* What main() runs: an executable is linked with these names defined as its model's query function and image; one that
+ * it does not have stays without address. */
+const struct moec_abi_model *moec_app_query(uint32_t version) __attribute__((weak));
+extern const unsigned char moec_app_gpu_image[] __attribute__((weak));
+extern const unsigned char moec_app_gpu_image_end[] __attribute__((weak));
 
 typedef enum mc_app_option {
 #define MC_APP_OPTION(ID, name, value, help) MC_APP_##ID,
@@ -28,15 +39,17 @@ typedef enum mc_app_option {
 enum { MC_APP_MAX_VALUES = 16 }; /* of a repeatable option */
 
 typedef struct mc_app {
-    const struct moec_abi_model *abi;
-    const char *path; /* argv[0] */
-    const char *name; /* its last part, for messages */
+    const struct moec_abi_model *abi; /* of the code that was chosen */
+    const char *path;                 /* argv[0] */
+    const char *name;                 /* its last part, for messages */
     const char *values[MC_APP_N_OPTIONS][MC_APP_MAX_VALUES];
     int n_values[MC_APP_N_OPTIONS]; /* of a flag: how often it was given */
     const char *weights_path;
     moec_model *model;
     moec_weights *weights;
     moec_session *session;
+    moec_gpu *gpu;  /* where it runs; NULL: on the processor, or nowhere */
+    moec_error why; /* it does not run on a GPU */
 } mc_app;
 
 /* ---- app_options.c ---- */
@@ -54,6 +67,15 @@ const char *mc_app_value(const mc_app *app, mc_app_option option);
 /* The option's number, `otherwise` when not given. False: not a number in lo..hi (printed). */
 bool mc_app_integer(const mc_app *app, mc_app_option option, int64_t lo, int64_t hi, int64_t otherwise, int64_t *out);
 bool mc_app_real(const mc_app *app, mc_app_option option, double lo, double hi, double otherwise, double *out);
+
+/* ---- app_device.c ---- */
+
+/* Decides by --device and by what there is; sets abi, model, gpu and why. A device that is missing is no error yet.
+ * Returns an exit code. */
+int mc_app_choose(mc_app *app, const mc_app_code *code);
+/* Whether the model can run: else prints why. Returns an exit code. */
+int mc_app_check_device(const mc_app *app);
+void mc_app_print_device(const mc_app *app);
 
 /* ---- app.c ---- */
 

@@ -15,12 +15,12 @@ mc_app_info(mc_app *app)
     const struct moec_abi_model *abi = app->abi;
     const moec_model *m = app->model;
     moec_tensor_info info;
-    moec_error error;
     printf("model   %s\n", moec_model_name(m));
     printf("by      %s\n", moec_model_compiler(m));
     printf("for     %s, %s, needs %s\n", moec_model_target(m), moec_model_cpu(m),
            moec_model_features(m)[0] ? moec_model_features(m) : "nothing special");
-    printf("here    %s\n", moec_model_check_cpu(m, &error) == MOEC_OK ? "this processor can run it" : error.text);
+    printf("device  ");
+    mc_app_print_device(app);
     for (size_t i = 0; i < moec_model_n_inputs(m); i++)
         if (moec_model_input(m, i, &info) == MOEC_OK) print_tensor("input ", &info);
     for (size_t i = 0; i < moec_model_n_outputs(m); i++)

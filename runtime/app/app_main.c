@@ -1,8 +1,17 @@
-/* app_main: the entry point of an ahead-of-time executable. */
+/* app_main: the entry point of an ahead-of-time executable. What the linker did not put in has no address. */
 #include "runtime/app/app.h"
 
 int
 main(int argc, char **argv)
 {
-    return mc_app_main(moec_app_query(MOEC_ABI_VERSION), argc, argv);
+    mc_app_code code = {0};
+    if (moec_app_query) {
+        code.has_cpu = true;
+        code.cpu = moec_app_query(MOEC_ABI_VERSION);
+    }
+    if (moec_app_gpu_image) {
+        code.image = moec_app_gpu_image;
+        code.image_bytes = (size_t)(moec_app_gpu_image_end - moec_app_gpu_image);
+    }
+    return mc_app_main(&code, argc, argv);
 }

@@ -98,7 +98,7 @@ mc_app_help(const mc_app *app)
                  infos[i].value ? infos[i].value : "");
         printf("  %-24s %s\n", left, infos[i].help);
     }
-    printf("\nExit codes: 0 done, 1 something failed, 2 wrong command line, 3 this processor cannot run the model.\n");
+    printf("\nExit codes: 0 done, 1 something failed, 2 wrong command line, 3 nothing here can run the model.\n");
 }
 
 const char *

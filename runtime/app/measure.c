@@ -23,6 +23,16 @@ print_profile(mc_app *app)
                e.label);
 }
 
+/* The beginning of a line: what the figures were measured on. */
+static void
+print_machine(const mc_app *app)
+{
+    if (app->gpu)
+        mc_app_print_device(app);
+    else
+        printf("threads %u, ", moec_session_n_threads(app->session));
+}
+
 static int
 bench_tokens(mc_app *app)
 {
@@ -58,8 +68,9 @@ bench_tokens(mc_app *app)
     }
     free(ids);
     if (s != MOEC_OK) return mc_app_fail(app, "%s", error.text);
-    printf("threads %u, weights %.1f MiB, session %.1f MiB\n", moec_session_n_threads(app->session),
-           (double)moec_weights_bytes(app->weights) / (1 << 20), (double)moec_session_bytes(app->session) / (1 << 20));
+    print_machine(app);
+    printf("weights %.1f MiB, session %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20),
+           (double)moec_session_bytes(app->session) / (1 << 20));
     printf("prefill %lld tokens: %.1f tokens/s (%.3f ms)\n", (long long)n_prompt, (double)n_prompt / best, 1e3 * best);
     if (decode > 0)
         printf("decode %lld tokens: %.1f tokens/s (%.3f ms each)\n", (long long)n_new, (double)n_new / decode,
@@ -133,8 +144,8 @@ bench_tensors(mc_app *app)
     }
     for (uint32_t i = 0; i < n; i++) mc_pages_free(&pages[i]);
     if (code != MC_APP_OK) return code;
-    printf("threads %u, weights %.1f MiB\n", moec_session_n_threads(app->session),
-           (double)moec_weights_bytes(app->weights) / (1 << 20));
+    print_machine(app);
+    printf("weights %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20));
     for (uint32_t i = 0; i < app->abi->n_syms; i++)
         if (app->abi->syms[i].kind != 3) printf("%s = %lld, ", app->abi->syms[i].name, (long long)bench_size(app, i));
     printf("%.3f ms (best)\n", 1e3 * best);

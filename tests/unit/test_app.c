@@ -52,7 +52,7 @@ run_to(const moec_abi_model *abi, const char *arguments, const char *stdout_path
             e = open(err_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
         dup2(o, 1);
         dup2(e, 2);
-        _exit(mc_app_main(abi, argc, argv));
+        _exit(mc_app_main(&(mc_app_code){.has_cpu = true, .cpu = abi}, argc, argv));
     }
     int status;
     waitpid(pid, &status, 0);

@@ -188,7 +188,7 @@ mc_gpu_select_attention(mc_plan *p, const mc_op *op)
 
     mc_gpu_code join = {.file = "attention.cuh", .threads = THREADS, .per_sm = 4};
     join.call = mc_strf(p->arena, "attend_join<%.*s>(a);", MC_FMT(spec));
-    mc_gpu_grid(&join, 0, I_ROWS, THREADS / 32);
+    mc_gpu_grid(&join, 0, I_ROWS, 1);
     mc_plan_launch(p, mc_gpu_kernel_of(p, &join));
     give_arguments(p, op, &a);
     mc_plan_scratch_dim(p, mc_dim_const((int64_t)PARTS * t.tile * (a.value + 2) * (int64_t)sizeof(float)));

@@ -219,34 +219,74 @@ attend_part_values(const mc_args &a, i64 part, i32 r)
     return static_cast<f32 *>(a.scratch) + i64(ATTEND_PARTS) * P::TILE * 2 + (part * P::TILE + r) * P::HV;
 }
 
-// One warp for every row.
+enum { JOIN_THREADS = 128 };
+
+// Pieces of V channels; LANES threads take every LANES-th split of the same piece.
+template <int HV> struct join_form {
+    static constexpr int V = HV % 4 == 0 ? 4 : 1, PIECES = HV / V;
+    static constexpr int ACROSS = PIECES < JOIN_THREADS ? PIECES : JOIN_THREADS, LANES = JOIN_THREADS / ACROSS;
+};
+
+// The parts' weights to shared memory; what the row is divided by.
+template <class P>
+MC_FN f32
+join_weights(const mc_args &a, const attend_job &j, i32 r, f32 *weights)
+{
+    f32 max = ATTEND_LOWEST, sum = 0;
+    for (i32 s = i32(threadIdx.x); s < j.used; s += JOIN_THREADS)
+        max = fmaxf(max, attend_part_sums<P>(a, j.part + s, r)[0]);
+    max = block_max(max);
+    for (i32 s = i32(threadIdx.x); s < j.used; s += JOIN_THREADS) {
+        const f32 *part = attend_part_sums<P>(a, j.part + s, r);
+        weights[s] = expf(part[0] - max);
+        sum = fmaf(part[1], weights[s], sum);
+    }
+    return block_sum(sum);
+}
+
+// One row: its parts in ascending order, in LANES chains that are added up in order.
+template <class P>
+MC_FN void
+join_row(const mc_args &a, const attend_plan &p, const attend_job &j, i32 r, f32 *weights, f32 *chains)
+{
+    using F = join_form<P::HV>;
+    using O = typename P::O;
+    f32 sum = join_weights<P>(a, j, r, weights), factor = sum == 0.0f ? 0.0f : 1.0f / sum;
+    O *o = arg<O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV;
+    i32 lane = i32(threadIdx.x) / F::ACROSS;
+    for (i32 first = 0; first < F::PIECES; first += F::ACROSS) {
+        i32 piece = first + i32(threadIdx.x) % F::ACROSS;
+        bool real = lane < F::LANES && piece < F::PIECES;
+        f32 total[F::V] = {};
+#pragma unroll 4
+        for (i32 s = lane; s < (real ? j.used : 0); s += F::LANES) {
+            vec<f32, F::V> x = load_vec<F::V>(attend_part_values<P>(a, j.part + s, r) + piece * F::V);
+            for (int e = 0; e < F::V; e++) total[e] = fmaf(weights[s], x.v[e], total[e]);
+        }
+        for (int e = 0; e < F::V; e++) chains[threadIdx.x * F::V + e] = total[e];
+        block_sync();
+        for (int e = 0; e < F::V && lane == 0 && real; e++) {
+            f32 all = 0;
+            for (int l = 0; l < F::LANES; l++) all += chains[(threadIdx.x + l * F::ACROSS) * F::V + e];
+            o[piece * F::V + e] = from_float<O>(all * factor);
+        }
+        block_sync();
+    }
+}
+
+// A block for every row.
 template <class P>
 MC_FN void
 attend_join(const mc_args &a)
 {
+    MC_SHARED f32 weights[ATTEND_PARTS];
+    MC_SHARED f32 chains[JOIN_THREADS * 4];
     const attend_plan p = attend_plan_of<P>(a);
     if (p.splits == 1) return;
-    i32 lane = i32(threadIdx.x & 31), warps = i32(blockDim.x >> 5);
-    for (i64 at = i64(blockIdx.x) * warps + (threadIdx.x >> 5); at < i64(p.items) * p.block_rows;
-         at += i64(gridDim.x) * warps) {
-        u32 item = u32(at / p.block_rows);
-        i32 r = i32(at - i64(item) * p.block_rows);
+    for (u32 at = blockIdx.x; at < p.items * u32(p.block_rows); at += gridDim.x) {
+        u32 item = at / u32(p.block_rows);
+        i32 r = i32(at - item * u32(p.block_rows));
         const attend_job j = attend_job_of<P>(p, item, 0);
-        if (j.used <= 1 || j.first + r >= p.rows) continue;
-        f32 max = ATTEND_LOWEST, sum = 0;
-        for (i32 s = 0; s < j.used; s++) max = fmaxf(max, attend_part_sums<P>(a, j.part + s, r)[0]);
-        for (i32 s = 0; s < j.used; s++) {
-            const f32 *part = attend_part_sums<P>(a, j.part + s, r);
-            sum += part[1] * expf(part[0] - max);
-        }
-        f32 factor = sum == 0.0f ? 0.0f : 1.0f / sum;
-        typename P::O *o = arg<typename P::O>(a, ATTEND_O) + attend_row_index<P>(p, j, r) * P::HV;
-        for (i32 c = lane; c < P::HV; c += 32) {
-            f32 total = 0;
-            for (i32 s = 0; s < j.used; s++)
-                total = fmaf(expf(attend_part_sums<P>(a, j.part + s, r)[0] - max),
-                             attend_part_values<P>(a, j.part + s, r)[c], total);
-            o[c] = from_float<typename P::O>(total * factor);
-        }
+        if (j.used > 1 && j.first + r < p.rows) join_row<P>(a, p, j, r, weights, chains);
     }
 }

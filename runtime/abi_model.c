@@ -103,10 +103,25 @@ check_tables(const moec_abi_model *m, mc_fault *error)
     for (uint32_t i = 0; i < m->n_slots; i++)
         if (!span_ok(m->slots[i].first_expr, m->slots[i].n_exprs, m->n_exprs))
             return mc_fail(error, MOEC_ERR_INTERNAL, "slot %u is malformed", i);
+    for (uint32_t i = 0; i < m->n_syms; i++)
+        if (!m->syms[i].name) return mc_fail(error, MOEC_ERR_INTERNAL, "dimension %u has no name", i);
+    for (uint32_t i = 0; i < m->n_weights; i++)
+        if (!m->weights[i].path || !m->weights[i].role || m->weights[i].rank > 4 ||
+            m->weights[i].layout > MOEC_ABI_GRAD)
+            return mc_fail(error, MOEC_ERR_INTERNAL, "weight %u is malformed", i);
     for (uint32_t i = 0; i < m->n_states; i++)
         if (m->states[i].kind > 1 || m->states[i].bytes < 0 || !m->states[i].name)
             return mc_fail(error, MOEC_ERR_INTERNAL, "state %u is malformed", i);
     return MOEC_OK;
+}
+
+/* A step of a GPU is replayed for any number of cached positions. */
+static bool
+grows(const moec_abi_model *m, const moec_abi_expr *e)
+{
+    for (int i = 0; i < 8 && e->syms[i] != MC_NO_SYM; i++)
+        if (m->syms[e->syms[i]].kind == 2) return true;
+    return false;
 }
 
 /* What a GPU kernel's grid and tensor maps read of a launch is there. */
@@ -114,6 +129,11 @@ static bool
 gpu_launch_ok(const moec_abi_model *m, const moec_abi_launch *l)
 {
     bool found = false;
+    if (!span_ok(l->first_int, l->n_ints, m->n_exprs) || !span_ok(l->first_ref, l->n_refs, m->n_refs)) return false;
+    for (uint32_t i = 0; i < l->n_ints; i++)
+        if (grows(m, &m->exprs[l->first_int + i])) return false;
+    for (uint32_t i = 0; i < l->n_refs; i++)
+        if (grows(m, &m->refs[l->first_ref + i].offset)) return false;
     for (uint32_t i = 0; i < m->gpu->n_codes; i++) {
         const moec_abi_gpu_code *c = &m->gpu->codes[i];
         if (c->kernel != l->target) continue;
@@ -134,12 +154,13 @@ check_gpu(const moec_abi_model *m, mc_fault *error)
 {
     const moec_abi_gpu *g = m->gpu;
     if (!g) return MOEC_OK;
-    if (!g->archs || !m->kernel_names || !span_ok(g->first_scratch, g->n_scratch, m->n_exprs))
+    if (!g->archs || (m->n_kernels && !m->kernel_names) || m->kernels ||
+        !span_ok(g->first_scratch, g->n_scratch, m->n_exprs))
         return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact's table of GPU code is wrong");
     for (uint32_t i = 0; i < g->n_codes; i++) {
         const moec_abi_gpu_code *c = &g->codes[i];
         bool good = c->kernel < m->n_kernels && c->cubin && c->threads >= 1 && c->threads <= 1024 && c->cluster >= 1 &&
-                    c->n_maps <= MOEC_ABI_MAX_MAPS;
+                    c->cluster <= 16 && c->n_maps <= MOEC_ABI_MAX_MAPS && c->n_bytes;
         for (int axis = 0; axis < 3; axis++) good = good && c->grid[axis].div >= 1;
         for (uint32_t j = 0; good && j < c->n_maps; j++) good = c->maps[j].rank >= 1 && c->maps[j].rank <= 4;
         if (!good) return mc_fail(error, MOEC_ERR_INTERNAL, "GPU code %u is malformed", i);
@@ -156,7 +177,7 @@ launch_ok(const moec_abi_model *m, const moec_abi_func *f, const moec_abi_launch
 {
     bool call = l->kind == MOEC_LAUNCH_CALL;
     if (l->kind > MOEC_LAUNCH_CALL || l->target >= (call ? m->n_funcs : m->n_kernels)) return false;
-    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || (!m->gpu && !m->kernels[l->target]))) return false;
+    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || (!m->gpu && (!m->kernels || !m->kernels[l->target])))) return false;
     if (call &&
         (l->n_refs > MC_MAX_CALL_ARGS || l->n_refs != m->funcs[l->target].n_formals + m->funcs[l->target].n_results))
         return false;
@@ -185,11 +206,17 @@ launch_ok(const moec_abi_model *m, const moec_abi_func *f, const moec_abi_launch
     return true;
 }
 
+/* A few functions that call each other many times can stand for more launches than anybody waits for. */
+enum { MAX_STEPS = 1 << 24 };
+
 static moec_status
-check_func(const moec_abi_model *m, uint32_t index, uint32_t weights, uint32_t states, int depth, mc_fault *error)
+check_func(const moec_abi_model *m, uint32_t index, uint32_t weights, uint32_t states, int depth, int64_t *steps,
+           mc_fault *error)
 {
     const moec_abi_func *f = &m->funcs[index];
-    if (depth > MC_MAX_CALL_DEPTH) return mc_fail(error, MOEC_ERR_INTERNAL, "functions call each other too deeply");
+    *steps += (int64_t)f->n_launches + 1;
+    if (depth > MC_MAX_CALL_DEPTH || *steps > MAX_STEPS)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "functions call each other too deeply");
     if (!span_ok(f->first_launch, f->n_launches, m->n_launches) || !span_ok(f->first_slot, f->n_slots, m->n_slots) ||
         f->n_formals > MC_MAX_CALL_ARGS || f->n_results > MC_MAX_CALL_ARGS)
         return mc_fail(error, MOEC_ERR_INTERNAL, "function %u is malformed", index);
@@ -201,7 +228,8 @@ check_func(const moec_abi_model *m, uint32_t index, uint32_t weights, uint32_t s
         if (l->kind != MOEC_LAUNCH_CALL) continue;
         if (l->weight_base > m->n_weights - weights || l->state_base > m->n_states - states)
             return mc_fail(error, MOEC_ERR_INTERNAL, "call %u of function %u leaves its tables", i, index);
-        moec_status s = check_func(m, l->target, weights + l->weight_base, states + l->state_base, depth + 1, error);
+        moec_status s =
+            check_func(m, l->target, weights + l->weight_base, states + l->state_base, depth + 1, steps, error);
         if (s != MOEC_OK) return s;
     }
     return MOEC_OK;
@@ -236,7 +264,8 @@ check_training(moec_model *model, mc_fault *error)
     model->trainable = true;
     mc_fault ignored; /* each call says it again; asking the processor takes longer than a small step */
     model->runs_here = mc_host_has(m->features, m->cpu, m->name, &ignored) == MOEC_OK;
-    moec_status s = check_func(m, m->backward, m->backward_weight_base, 0, 0, error);
+    int64_t steps = 0;
+    moec_status s = check_func(m, m->backward, m->backward_weight_base, 0, 0, &steps, error);
     return s == MOEC_OK ? mc_params_find(model, error) : s;
 }
 
@@ -259,7 +288,8 @@ mc_model_check(moec_model *model, mc_fault *error)
     const moec_abi_func *entry = &m->funcs[m->entry];
     if (entry->n_formals != m->n_inputs || entry->n_results - m->n_outputs != m->n_saved)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the model function and the tables of inputs and outputs disagree");
-    s = check_func(m, m->entry, 0, 0, 0, error);
+    int64_t steps = 0;
+    s = check_func(m, m->entry, 0, 0, 0, &steps, error);
     if (s == MOEC_OK) s = check_gpu(m, error);
     if (s == MOEC_OK) s = check_training(model, error);
     if (s != MOEC_OK) return s;
@@ -306,6 +336,7 @@ moec_model_from_abi(const struct moec_abi_model *abi, moec_model **out_model, mo
         return mc_give(error, &e, MOEC_ERR_MEMORY);
     }
     model->abi = abi;
+    model->image_hash = abi->hash;
     moec_status status = mc_model_check(model, &e);
     if (status != MOEC_OK)
         moec_model_destroy(model);

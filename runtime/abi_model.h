@@ -18,7 +18,7 @@ struct moec_model {
     bool runs_here;          /* trainable, and this processor has what it was compiled for */
     struct mc_param *params; /* n_params; runtime/train_params.h */
     uint32_t n_params;
-    uint64_t image_hash; /* of the image it came from; 0: from none */
+    uint64_t image_hash; /* of the image it came from, else abi->hash */
     void *memory;        /* the tables, when they came out of an image (runtime/image.h) */
     uint32_t *param_of;  /* n_weights: the parameter of each entry of the weight table */
 };

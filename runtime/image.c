@@ -10,10 +10,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { MAX_SPANS = 32 }; /* more than a descriptor has tables */
+
+typedef struct span {
+    uint64_t begin, end;
+} span;
+
 typedef struct reader {
     const unsigned char *image;
     unsigned char *tables; /* the copy */
     mc_image_header head;
+    span spans[MAX_SPANS]; /* of tables opened so far */
+    int n_spans;
 } reader;
 
 static bool
@@ -22,6 +30,18 @@ inside(uint64_t offset, uint64_t n, uint64_t size, uint64_t end)
     uint64_t n_bytes;
     return offset >= sizeof(mc_image_header) && offset <= end && !__builtin_mul_overflow(n, size, &n_bytes) &&
            n_bytes <= end - offset;
+}
+
+/* Tables do not overlap: an address written into one would change what has been checked in another. */
+static bool
+claim(reader *r, uint64_t offset, uint64_t n_bytes)
+{
+    span s = {offset, offset + n_bytes};
+    for (int i = 0; i < r->n_spans; i++)
+        if (s.begin < r->spans[i].end && r->spans[i].begin < s.end) return false;
+    if (r->n_spans == MAX_SPANS) return false;
+    r->spans[r->n_spans++] = s;
+    return true;
 }
 
 static void
@@ -43,8 +63,7 @@ open_text(reader *r, unsigned char *at)
 {
     uint64_t offset = offset_at(at);
     if (!offset) return true;
-    if (!inside(offset, 1, 1, r->head.table_bytes) || !memchr(r->tables + offset, 0, r->head.table_bytes - offset))
-        return false;
+    if (!inside(offset, 1, 1, r->head.table_bytes)) return false; /* a zero stands behind the tables */
     set(at, r->tables + offset);
     return true;
 }
@@ -54,7 +73,9 @@ open_texts(reader *r, unsigned char *at, uint32_t n)
 {
     uint64_t offset = offset_at(at);
     if (!n) return offset == 0;
-    if (offset % MC_IMAGE_ALIGN || !inside(offset, n, sizeof(char *), r->head.table_bytes)) return false;
+    if (offset % MC_IMAGE_ALIGN || !inside(offset, n, sizeof(char *), r->head.table_bytes) ||
+        !claim(r, offset, n * sizeof(char *)))
+        return false;
     for (uint32_t i = 0; i < n; i++)
         if (!offset_at(r->tables + offset + 8 * i) || !open_text(r, r->tables + offset + 8 * i)) return false;
     set(at, r->tables + offset);
@@ -103,14 +124,14 @@ open_field(reader *r, const mc_image_field *f, unsigned char *record)
     return false;
 }
 
-/* Tables may overlap in a hostile image: a record that was opened once has addresses where its offsets were, which are
- * not inside again. */
 static bool
 open_records(reader *r, const mc_image_record *of, unsigned char *at, uint32_t n)
 {
     uint64_t offset = offset_at(at);
     if (!n) return offset == 0;
-    if (offset % MC_IMAGE_ALIGN || !inside(offset, n, of->n_bytes, r->head.table_bytes)) return false;
+    if (offset % MC_IMAGE_ALIGN || !inside(offset, n, of->n_bytes, r->head.table_bytes) ||
+        !claim(r, offset, n * of->n_bytes))
+        return false;
     for (uint32_t i = 0; i < n; i++)
         for (size_t j = 0; j < of->n_fields; j++)
             if (!open_field(r, &of->fields[j], r->tables + offset + i * of->n_bytes)) return false;
@@ -158,7 +179,7 @@ mc_image_open(const void *image, size_t n_bytes, const moec_abi_model **out_abi,
     r.tables = malloc(r.head.table_bytes + 1);
     if (!r.tables) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     memcpy(r.tables, image, r.head.table_bytes);
-    r.tables[r.head.table_bytes] = 0; /* ends a text whose own end an address has been written over */
+    r.tables[r.head.table_bytes] = 0; /* every text ends */
     if (!open_model(&r)) {
         free(r.tables);
         return mc_fail(error, MOEC_ERR_SYNTAX, "the image of the model is malformed");

@@ -51,7 +51,7 @@ END_TEST
 static void
 put(mc_buf *b, uint64_t value, int n_bytes)
 {
-    for (int i = 0; i < n_bytes; i++) mc_buf_putc(b, (char)(value >> 8 * i));
+    for (int i = 0; i < n_bytes; i++) mc_buf_putc(b, i < 8 ? (char)(value >> 8 * i) : 0);
 }
 
 enum { N_SECTIONS = 8 };

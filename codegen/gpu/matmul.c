@@ -18,7 +18,7 @@ enum {
     LEAST_LINES = 64,
     SCALE_BLOCK = 128,
     /* The greatest stages of gemm_mma.cuh, with FP8 weights, and of gemm_simt.cuh. */
-    SHARED_CORES = 65536 + 4 * 32 * 4,
+    SHARED_CORES = 65536 + 4 * 64 * 4, /* with factors of k */
     SHARED_FP8 = 40960,
     SHARED_SIMT = 2 * 2 * 16 * (128 + 4) * 4
 };
@@ -81,7 +81,8 @@ mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks)
                         mc_gpu_type(product->r), MC_FMT(form), product->act.len ? ", op_" : "", MC_FMT(product->act));
     bool cores = product->form & MC_FORM_CORES;
     code.shared = !cores ? SHARED_SIMT : product->w == MOEC_F8E4M3 ? SHARED_FP8 : SHARED_CORES;
-    code.blocks = cores ? 2 : 1; /* multiply-adds want more registers than two blocks leave */
+    /* Multiply-adds and factors of k want more registers than two blocks leave. */
+    code.blocks = cores && !(product->form & MC_FORM_GATED) ? 2 : 1;
     mc_gpu_grid(&code, 0, 4, LEAST_ROWS);
     code.grid[0].add = (uint32_t)(blocks < 1 ? 1 : blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS);
     return mc_gpu_kernel_of(p, &code);

@@ -108,23 +108,24 @@ template <typename T, int COUNT, int K, int THREADS> struct mma_rows {
 template <typename T, int COUNT, int K, int THREADS> struct mma_columns {
     enum { PIECES = COUNT / 8, STEP = THREADS / PIECES, EACH = K / STEP, BYTES = COUNT * K * int(sizeof(T)) };
     using type = T;
+    static constexpr i32 NOWHERE = 0x40000000; /* a k past every end */
     static_assert(STEP % 8 == 0 && K % STEP == 0, "every thread has as many pieces");
     const T *base;
     const i32 *list;
     i32 stride, k, to, next[EACH];
-    bool inside;
 
     /* Column `first` on, of `end` columns; lines from, from + 1 ... come next, those in `lines` if there is such. */
     MC_FN void
     begin(const T *data, i64 row_stride, const i32 *lines, i32 first, i32 end, i32 from, i32 k_end)
     {
         i32 piece = i32(threadIdx.x) % PIECES;
-        k = i32(threadIdx.x) / PIECES;
-        inside = first + piece * 8 < end;
-        base = data + (inside ? first + piece * 8 : 0);
+        bool inside = first + piece * 8 < end;
+        base = inside ? data + first + piece * 8 : data;
+        k = inside ? i32(threadIdx.x) / PIECES : NOWHERE;
         list = lines;
         stride = i32(row_stride);
-        to = k * COUNT + swizzled<PIECES>(k, piece) * 8;
+        i32 line = i32(threadIdx.x) / PIECES;
+        to = line * COUNT + swizzled<PIECES>(line, piece) * 8;
         look(from, k_end);
     }
 
@@ -144,7 +145,7 @@ template <typename T, int COUNT, int K, int THREADS> struct mma_columns {
     {
 #pragma unroll
         for (int u = 0; u < EACH; u++) {
-            bool valid = inside && next[u] >= 0;
+            bool valid = next[u] >= 0;
             cp_async16(tile + to + u * STEP * COUNT, valid ? base + i64(next[u]) * stride : base, valid);
         }
         look(from + K, end);

@@ -33,6 +33,41 @@ template <typename X, typename W, int ROWS> struct gemv_operands {
     }
 };
 
+/* Weights as floats, in units of gemv_unit. */
+template <typename W, int V>
+MC_FN void
+gemv_widen(f32 (&y)[V], const vec<W, V> &w)
+{
+#pragma unroll
+    for (int i = 0; i < V; i++) y[i] = to_float(w.v[i]);
+}
+
+/* FP8 moved into the fields of f16, two at a time, is the number times 2^-8, exactly; but NaN becomes 480. */
+template <int V>
+MC_FN void
+gemv_widen(f32 (&y)[V], const vec<f8e4m3, V> &w)
+{
+    if constexpr (V % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            u32 four = load_vec<1>(reinterpret_cast<const u32 *>(w.v + i)).v[0];
+            u32 even = (four << 8 & 0x80008000) | (four << 7 & 0x3F803F80);
+            u32 odd = (four & 0x80008000) | (four >> 1 & 0x3F803F80);
+            y[i] = f16_widen(u16(even)), y[i + 1] = f16_widen(u16(odd));
+            y[i + 2] = f16_widen(u16(even >> 16)), y[i + 3] = f16_widen(u16(odd >> 16));
+        }
+    } else {
+        for (int i = 0; i < V; i++) y[i] = to_float(w.v[i]) * 0.00390625f;
+    }
+}
+
+template <typename W>
+MC_FN f32
+gemv_unit()
+{
+    return sizeof(W) == 1 ? 256.0f : 1.0f;
+}
+
 /* sums[r][c] += x[r] . w[c] over this lane's k of from .. end - 1. */
 template <int ROWS, int V, typename X, typename W>
 MC_FN void
@@ -53,16 +88,17 @@ gemv_run(f32 (&sums)[ROWS][GEMV_LINES], const gemv_operands<X, W, ROWS> &o, i32 
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < GEMV_LINES; c++) part[r][c] = SCALED ? 0.0f : sums[r][c];
 #pragma unroll
-        for (int i = 0; i < V; i++)
+        for (int c = 0; c < GEMV_LINES; c++) {
+            f32 y[V];
+            gemv_widen(y, now[c]);
 #pragma unroll
-            for (int c = 0; c < GEMV_LINES; c++) {
-                f32 y = to_float(now[c].v[i]);
+            for (int r = 0; r < ROWS; r++)
 #pragma unroll
-                for (int r = 0; r < ROWS; r++) part[r][c] = fmaf(e[r][i], y, part[r][c]);
-            }
+                for (int i = 0; i < V; i++) part[r][c] = fmaf(e[r][i], y[i], part[r][c]);
+        }
 #pragma unroll
         for (int c = 0; c < GEMV_LINES; c++) {
-            f32 factor = SCALED ? o.factor(c, k) : 1.0f;
+            f32 factor = SCALED ? o.factor(c, k) * gemv_unit<W>() : 1.0f;
 #pragma unroll
             for (int r = 0; r < ROWS; r++) sums[r][c] = SCALED ? fmaf(part[r][c], factor, sums[r][c]) : part[r][c];
         }

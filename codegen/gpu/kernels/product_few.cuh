@@ -49,12 +49,13 @@ template <typename F>
 MC_FN void
 few_task(const product<F> &p, f32 *memory, i32 group, i32 column, i32 split)
 {
+    enum { ROWS = sizeof(typename F::W) == 1 ? GEMV_ROWS / 2 : GEMV_ROWS }; /* FP8 takes registers to widen */
     i32 end = p.end_row(group);
-    for (i32 row = p.first_row(group); row < end; row += GEMV_ROWS) {
+    for (i32 row = p.first_row(group); row < end; row += ROWS) {
         if (end - row == 1)
             few_rows<F, 1>(p, memory, group, row, end, column, split);
         else
-            few_rows<F, GEMV_ROWS>(p, memory, group, row, end, column, split);
+            few_rows<F, ROWS>(p, memory, group, row, end, column, split);
     }
 }
 

@@ -10,6 +10,7 @@ fast=
 tools/setup.sh --tests
 jobs=$(nproc)
 build=${MOEC_BUILD:-build}
+nvrtc=$(tools/nvrtc.sh)
 
 step() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 
@@ -19,7 +20,7 @@ build() {
     local folder=$build/$1
     shift
     step "build $folder"
-    cmake -S . -B "$folder" -G Ninja "$@" >/dev/null
+    cmake -S . -B "$folder" -G Ninja -DMOEC_NVRTC="$nvrtc" -DMOEC_CUBINS="$(realpath -m "$build/cubins")" "$@" >/dev/null
     cmake --build "$folder" --target "${targets[@]}" -- -j "$jobs" --quiet
 }
 

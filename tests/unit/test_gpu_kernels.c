@@ -48,10 +48,18 @@ enum { N_ARCHS = sizeof archs / sizeof *archs };
 
 /* ---- gathering ------------------------------------------------------------------------------------------------- */
 
+/* What cannot be trained (E0508, E0509) is no matter of the backend. */
 static void
 refuse(const char *path, const char *variant, const mc_diags *diags)
 {
-    mc_vec_push(arena, &refusals, mc_strf(arena, "%s (%s):\n%s", path, variant, mc_messages(diags).data));
+    if (!diags->n_errors) mc_vec_push(arena, &refusals, mc_strf(arena, "%s (%s): for no reason\n", path, variant));
+    for (size_t i = 0; i < diags->list.n; i++) {
+        const mc_diagnostic *d = &diags->list.items[i];
+        bool counts = mc_code_severity(d->code) == MC_SEVERITY_ERROR && d->code != MC_E0508 && d->code != MC_E0509;
+        if (!counts) continue;
+        mc_str text = mc_strf(arena, "%s (%s): %s: %.*s\n", path, variant, mc_code_name(d->code), MC_FMT(d->text));
+        mc_vec_push(arena, &refusals, text);
+    }
 }
 
 static uint64_t
@@ -158,8 +166,11 @@ gather(void)
     mc_paths exec = mc_golden_find(arena, "tests/exec", ".moir"), grad = mc_golden_find(arena, "tests/grad", ".moir");
     mc_paths models = mc_golden_find(arena, "examples", ".moe");
     for (int v = 0; v < 3; v++) {
-        for (size_t i = 0; i < exec.n; i++) add_case(exec.items[i], "@gpu", computes[v]);
-        for (size_t i = 0; i < exec.n; i++) add_case(exec.items[i], "@gpu-unfused", computes[v]);
+        for (size_t i = 0; i < exec.n; i++) {
+            if (strstr(exec.items[i], "/plan_packed")) continue; /* it is packed for a CPU already */
+            add_case(exec.items[i], "@gpu", computes[v]);
+            add_case(exec.items[i], "@gpu-unfused", computes[v]);
+        }
         for (size_t i = 0; i < grad.n; i++) add_case(grad.items[i], "@gpu-train", computes[v]);
         for (size_t i = 0; i < models.n; i++) {
             if (strstr(models.items[i], "/families/")) continue; /* they need a config */
@@ -352,7 +363,8 @@ START_TEST(test_everything_compiles)
 {
     mc_buf directory = {0}, path = {0}, faults = {0};
     mc_fault fault = {{0}};
-    ck_assert_msg(mc_cache_directory(NULL, "gpu", &directory, &fault) == MOEC_OK, "%s", fault.text);
+    ck_assert_msg(mc_cache_directory(getenv("MOEC_TEST_CUBINS"), "gpu", &directory, &fault) == MOEC_OK, "%s",
+                  fault.text);
     compile(directory.data);
     mc_buf_printf(&path, "%s/../gpu_kernels.txt", directory.data);
     write_table(path.data);

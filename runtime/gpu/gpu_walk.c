@@ -82,30 +82,35 @@ encode(const mc_gpu_walk *w, const moec_abi_tensor_map *map, const moec_kernel_a
 /* ---- launches
  * --------------------------------------------------------------------------------------------------------- */
 
-static bool
-queue(void *context, uint32_t index, moec_kernel_args *a)
+moec_status
+mc_gpu_launch(mc_gpu_walk *w, uint32_t kernel, const moec_kernel_args *a)
 {
-    mc_gpu_walk *w = context;
     const moec_abi_model *m = w->x->abi;
-    const moec_abi_launch *l = &m->launches[index];
-    const mc_gpu_kernel_code *k = &w->code->kernels[l->target];
+    const mc_gpu_kernel_code *k = &w->code->kernels[kernel];
     const moec_abi_gpu_code *c = &m->gpu->codes[k->code];
     unsigned blocks[3];
-    if (!blocks_of(w, c, a, m->kernel_names[l->target], blocks)) return w->status == MOEC_OK;
+    if (!blocks_of(w, c, a, m->kernel_names[kernel], blocks)) return w->status;
     moec_gpu_args args = {.past = mc_gpu_pointer(w->past), .cache_cap = w->x->cache_cap, .scratch = w->x->scratch};
     CUtensorMap maps[MOEC_ABI_MAX_MAPS];
-    memcpy(args.ptr, a->ptr, l->n_refs * sizeof *args.ptr);
-    memcpy(args.i, a->i, l->n_ints * sizeof *args.i);
-    memcpy(args.f, a->f, l->n_floats * sizeof *args.f);
+    memcpy(args.ptr, a->ptr, sizeof args.ptr);
+    memcpy(args.i, a->i, sizeof args.i);
+    memcpy(args.f, a->f, sizeof args.f);
     for (uint32_t i = 0; w->status == MOEC_OK && i < c->n_maps; i++) w->status = encode(w, &c->maps[i], a, &maps[i]);
-    if (w->status != MOEC_OK) return false;
+    if (w->status != MOEC_OK) return w->status;
     void *parameters[] = {&args, maps};
     CUlaunchAttribute cluster = {.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, .value.clusterDim = {c->cluster, 1, 1}};
     CUlaunchConfig config = {blocks[0], blocks[1],       blocks[2], c->threads, 1,
                              1,         c->shared_bytes, w->stream, &cluster,   c->cluster > 1 ? 1 : 0};
     w->status = mc_cuda_check(w->gpu->cuda, w->gpu->cuda->cuLaunchKernelEx(&config, k->function, parameters, NULL),
-                              m->kernel_names[l->target], w->error);
-    return w->status == MOEC_OK;
+                              m->kernel_names[kernel], w->error);
+    return w->status;
+}
+
+static bool
+queue(void *context, uint32_t index, moec_kernel_args *a)
+{
+    mc_gpu_walk *w = context;
+    return mc_gpu_launch(w, w->x->abi->launches[index].target, a) == MOEC_OK;
 }
 
 /* ---- with times

@@ -18,6 +18,11 @@ typedef struct mc_gpu_walk {
 /* Bytes of scratch memory that the launches need at the sizes x was prepared for. Errors: RANGE. */
 moec_status mc_gpu_scratch_bytes(const mc_exec *x, size_t *out, mc_fault *error) MOEC_MUST_USE;
 
+/* Queues one kernel, in the GPU's context, with a->ptr (on the device), a->i and a->f: w->x has the descriptor,
+ * cache_cap and scratch. Gives w->status, which is to be OK before. Errors: DEVICE, RANGE (a grid that is too large).
+ */
+moec_status mc_gpu_launch(mc_gpu_walk *w, uint32_t kernel, const moec_kernel_args *a) MOEC_MUST_USE;
+
 /* Queues function `func`, in the GPU's context: args are its formals, then its results, on the device. With
  * x->launch_seconds it waits for each launch. Errors: DEVICE. */
 moec_status mc_gpu_walk_run(mc_gpu_walk *w, uint32_t func, uint32_t weight_base, void *const *args) MOEC_MUST_USE;

@@ -7,6 +7,14 @@
 
 enum { PAGE = 4096, ALIGN = 64 };
 
+typedef struct notes { /* in the first page of a buffer */
+    struct notes *next, *previous;
+    unsigned char *begin;
+    size_t n_bytes;
+} notes;
+
+static notes *all;
+
 /* The whole pages of a buffer: one of notes, the buffer, and one that must not be touched. */
 static size_t
 whole_pages(size_t n_bytes)
@@ -27,7 +35,22 @@ mc_poisoned(int64_t n)
     size_t at = (total - PAGE - n_bytes) / ALIGN * ALIGN;
     memcpy(base + at - ALIGN, &(char *){base}, sizeof base);
     memcpy(base + at - ALIGN + sizeof base, &n_bytes, sizeof n_bytes);
+    notes *mine = (notes *)(void *)base;
+    *mine = (notes){all, NULL, (unsigned char *)base + at, n_bytes};
+    if (all) all->previous = mine;
+    all = mine;
     return base + at;
+}
+
+void *
+mc_poisoned_around(const void *p, size_t *out_n_bytes)
+{
+    for (const notes *n = all; n; n = n->next) {
+        if ((uintptr_t)p < (uintptr_t)n->begin || (uintptr_t)p > (uintptr_t)n->begin + n->n_bytes) continue;
+        *out_n_bytes = n->n_bytes;
+        return n->begin;
+    }
+    return NULL;
 }
 
 void
@@ -42,5 +65,9 @@ mc_poisoned_free(void *p)
     for (const unsigned char *c = (unsigned char *)p + n_bytes; c < end; c++) {
         ck_assert_msg(*c == MC_POISON, "something wrote beyond a buffer of %zu bytes", n_bytes);
     }
+    notes *mine = (notes *)(void *)base;
+    if (mine->next) mine->next->previous = mine->previous;
+    if (mine->previous) mine->previous->next = mine->next;
+    if (all == mine) all = mine->next;
     munmap(base, whole_pages(n_bytes));
 }

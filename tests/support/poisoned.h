@@ -9,6 +9,8 @@
 enum { MC_POISON = 0xFF };
 
 void *mc_poisoned(int64_t n_bytes);
+/* The buffer that p lies in, and its size; NULL: none. */
+void *mc_poisoned_around(const void *p, size_t *out_n_bytes);
 /* Fails the test when bytes behind the buffer were written. NULL is allowed. */
 void mc_poisoned_free(void *p);
 

@@ -4,6 +4,7 @@
 #ifndef MC_TESTS_EXEC_WALK_H
 #define MC_TESTS_EXEC_WALK_H
 
+#include "ir/op.h"
 #include "passes/pass.h"
 #include "tests/support/exec_case.h"
 #include "tests/unit/plan_walk.h"
@@ -20,6 +21,7 @@ typedef struct exec_backend {
     void (*vary)(walk *w, int variant); /* other threads, another order: the bits stay */
     const char *varied;                 /* what it changes, for messages */
     bool same_in_pieces;                /* bit for bit; otherwise nearly */
+    bool narrows;                       /* its pipelines may round operands: the plan is what is interpreted */
 } exec_backend;
 
 /* ---- cases ----------------------------------------------------------------------------------------------------- */
@@ -30,23 +32,46 @@ typedef struct exec_run { /* one text, compiled */
     mc_exec_case *c;
     walk w;
     int n_outputs;
+    bool narrow; /* some values are rounded to 16 bits */
 } exec_run;
+
+static inline bool
+exec_is_narrow(const mc_module *m)
+{
+    MC_FOR_FUNCS(f, m)
+    {
+        MC_FOR_OPS(op, f)
+        {
+            bool narrow = op->n_results > 0 && moec_dtype_bytes(mc_result(op, 0)->type->dtype) == 2;
+            if (narrow && op->opcode != MC_OP_PACKED && op->opcode != MC_OP_WEIGHT) return true;
+        }
+    }
+    return false;
+}
+
+static inline mc_exec_case *
+exec_load(const exec_backend *backend, const char *path, const char *pipeline, mc_arena *arena, mc_diags *diags)
+{
+    mc_exec_case *c = mc_exec_load(path, arena, diags);
+    if (!c) walk_fail(diags);
+    c->synthetic.bf16_grid = true; /* vectors are widened in the plan */
+    mc_pass_options options = mc_pass_options_default();
+    options.settings = &backend->setting;
+    options.n_settings = backend->setting.key.len > 0;
+    mc_str text = c->module->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : mc_str_of(pipeline);
+    if (pipeline && !mc_run_pipeline(c->module, text, &options, diags)) walk_fail(diags);
+    return c;
+}
 
 static inline void
 exec_open(exec_run *b, const exec_backend *backend, const char *path, const char *pipeline)
 {
     *b = (exec_run){.arena = mc_arena_create()};
     mc_diags_init(&b->diags, b->arena, NULL);
-    b->c = mc_exec_load(path, b->arena, &b->diags);
-    if (!b->c) walk_fail(&b->diags);
-    b->c->synthetic.bf16_grid = true; /* vectors are widened in the plan */
+    b->c = exec_load(backend, path, pipeline, b->arena, &b->diags);
     b->n_outputs = mc_module_model(b->c->module)->last->n_operands;
+    b->narrow = backend->narrows && exec_is_narrow(b->c->module);
     ck_assert_int_le(b->n_outputs, EXEC_MAX_OUTPUTS);
-    mc_pass_options options = mc_pass_options_default();
-    options.settings = &backend->setting;
-    options.n_settings = backend->setting.key.len > 0;
-    mc_str text = b->c->module->stage == MC_STAGE_PLAN ? MC_STR("plan-memory") : mc_str_of(pipeline);
-    if (!mc_run_pipeline(b->c->module, text, &options, &b->diags)) walk_fail(&b->diags);
     backend->open(&b->w, b->c->module, (walk_source){mc_exec_weight, b->c}, &b->diags);
     b->w.cache_cap = 200;
     for (int i = 0; i < MC_MAX_SYMS; i++) b->w.syms[i] = -1;
@@ -64,15 +89,14 @@ exec_close(exec_run *b)
     mc_arena_destroy(b->arena);
 }
 
-/* What the interpreter gives for every step of the file, in f32, before any pass. */
+/* What the interpreter gives for every step of the file, in f32: before any pass, or of the plan. */
 static inline void
-exec_interpret(const char *path, mc_arena *arena, mc_ref_tensor (*outputs)[EXEC_MAX_OUTPUTS])
+exec_interpret(const exec_backend *backend, const char *path, const char *pipeline, mc_arena *arena,
+               mc_ref_tensor (*outputs)[EXEC_MAX_OUTPUTS])
 {
     mc_diags diags;
     mc_diags_init(&diags, arena, NULL);
-    mc_exec_case *c = mc_exec_load(path, arena, &diags);
-    if (!c) walk_fail(&diags);
-    c->synthetic.bf16_grid = true;
+    mc_exec_case *c = exec_load(backend, path, backend->narrows ? pipeline : NULL, arena, &diags);
     mc_ref_options options = {.precision = MC_REF_F32, .weight = mc_exec_weight, .weight_user = c};
     mc_ref *ref = mc_ref_create(c->module, &options, &diags);
     if (!ref) walk_fail(&diags);
@@ -101,18 +125,6 @@ exec_copy_undefined(const mc_ref_tensor *want, mc_ref_tensor *got)
     }
 }
 
-static inline void
-exec_compare(const char *path, size_t step, int result, const mc_ref_tensor *got, const mc_ref_tensor *want, bool open,
-             mc_tol_class within, mc_arena *arena)
-{
-    mc_ref_tensor copy = *got;
-    size_t n_bytes = (size_t)got->n * moec_dtype_bytes(got->dtype);
-    copy.data = mc_arena_copy(arena, got->data, n_bytes);
-    if (open) exec_copy_undefined(want, &copy);
-    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), within);
-    ck_assert_msg(r.ok, "%s: step %zu, result %d: %s", path, step, result, r.text);
-}
-
 static inline bool
 exec_has_dispatch(const mc_module *m)
 {
@@ -124,12 +136,26 @@ exec_has_dispatch(const mc_module *m)
 }
 
 static inline void
-exec_check_expects(const char *path, const mc_exec_step *s, const mc_ref_tensor *got)
+exec_compare(const exec_run *b, const char *path, size_t step, int result, const mc_ref_tensor *got,
+             const mc_ref_tensor *want)
+{
+    mc_ref_tensor copy = *got;
+    size_t n_bytes = (size_t)got->n * moec_dtype_bytes(got->dtype);
+    copy.data = mc_arena_copy(b->arena, got->data, n_bytes);
+    if (exec_has_dispatch(b->c->module)) exec_copy_undefined(want, &copy);
+    mc_close_report r = mc_close(MC_ARRAY(copy), MC_ARRAY(*want), b->c->within);
+    ck_assert_msg(r.ok, "%s: step %zu, result %d: %s", path, step, result, r.text);
+}
+
+static inline void
+exec_check_expects(const exec_run *b, const char *path, const mc_exec_step *s, const mc_ref_tensor *got)
 {
     for (size_t i = 0; i < s->expects.n; i++) {
         const mc_exec_expect *e = &s->expects.items[i];
         mc_array a = MC_ARRAY(got[e->result]), want = MC_ARRAY(e->want);
-        mc_close_report r = e->exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0}) : mc_close(a, want, e->class);
+        bool exact = e->exact && !b->narrow;
+        mc_close_report r = exact ? mc_close_within(a, want, (mc_tolerance){0, 0, 0})
+                                  : mc_close(a, want, b->narrow ? MC_TOL_NARROW : e->class);
         ck_assert_msg(r.ok, "%s: result %d against the file: %s", path, e->result, r.text);
     }
     for (size_t i = 0; i < s->same.n; i++) {
@@ -146,8 +172,7 @@ exec_run_file(const exec_backend *backend, const char *path, const char *pipelin
     exec_run b;
     exec_open(&b, backend, path, pipeline);
     ck_assert_uint_le(b.c->steps.n, EXEC_MAX_STEPS);
-    bool open = exec_has_dispatch(b.c->module);
-    exec_interpret(path, b.arena, want);
+    exec_interpret(backend, path, pipeline, b.arena, want);
     for (int n = 0; n < backend->n_variants; n++) {
         backend->vary(&b.w, n);
         walk_forget(&b.w);
@@ -160,12 +185,24 @@ exec_run_file(const exec_backend *backend, const char *path, const char *pipelin
                 ck_assert_msg(same.ok, "%s: %s %d differs from the first: %s", path, backend->varied, n, same.text);
             }
             if (n) continue;
-            exec_check_expects(path, s, first[i]);
-            for (int r = 0; r < b.n_outputs; r++)
-                exec_compare(path, i, r, &first[i][r], &want[i][r], open, b.c->within, b.arena);
+            exec_check_expects(&b, path, s, first[i]);
+            for (int r = 0; r < b.n_outputs; r++) exec_compare(&b, path, i, r, &first[i][r], &want[i][r]);
         }
     }
     exec_close(&b);
+}
+
+/* Whether the file's name begins with one of the names between commas. */
+static inline bool
+exec_is_wanted(const char *path, const char *wanted)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    for (const char *at = wanted; *at;) {
+        size_t n = strcspn(at, ",");
+        if (n && strncmp(name, at, n) == 0) return true;
+        at += n + (at[n] == ',');
+    }
+    return false;
 }
 
 /* ---- in pieces ----------------------------------------------------------------------------------- */

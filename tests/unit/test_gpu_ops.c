@@ -25,7 +25,8 @@ static const exec_backend gpu = {.pipelines = {"@gpu", "@gpu-unfused"},
                                  .open = walk_open_gpu,
                                  .n_variants = 3,
                                  .vary = vary,
-                                 .varied = "order of threads"};
+                                 .varied = "order of threads",
+                                 .narrows = true};
 
 START_TEST(exec_file)
 {
@@ -39,18 +40,6 @@ START_TEST(pieces)
 }
 END_TEST
 
-static bool
-is_wanted(const char *path, const char *wanted)
-{
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    for (const char *at = wanted; *at;) {
-        size_t n = strcspn(at, ",");
-        if (n && strncmp(name, at, n) == 0) return true;
-        at += n + (at[n] == ',');
-    }
-    return false;
-}
-
 static void
 find_files(void)
 {
@@ -59,7 +48,7 @@ find_files(void)
     files = mc_golden_find(files_arena, EXEC_DIR, ".moir");
     size_t n = 0;
     for (size_t i = 0; i < files.n; i++)
-        if (!wanted || is_wanted(files.items[i], wanted)) files.items[n++] = files.items[i];
+        if (!wanted || exec_is_wanted(files.items[i], wanted)) files.items[n++] = files.items[i];
     files.n = n;
 }
 

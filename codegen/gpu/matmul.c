@@ -4,6 +4,7 @@
 #include "codegen/gpu/matmul.h"
 
 #include "codegen/gpu/combine.h"
+#include "codegen/gpu/hopper.h"
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
 #include "runtime/base/dtype.h"
@@ -157,7 +158,9 @@ launch(mc_plan *p, const mc_op *op, const ports *at, const sizes *s, const mc_gp
     mc_dim tiles = mc_plan_times(p, s->rows, mc_dim_const(columns * (at->form & MC_FORM_EXPERTS ? 1 : s->groups)));
     int64_t few =
         s->groups < MOST_BLOCKS && s->n < (int64_t)MOST_BLOCKS * 4 ? s->groups * mc_gpu_tiles(s->n, 4) : MOST_BLOCKS;
-    mc_plan_launch(p, mc_gpu_product_kernel(p, product, few));
+    mc_plan_kernel *kernel = mc_gpu_product_kernel(p, product, few);
+    mc_gpu_hopper_product(p, kernel, product);
+    mc_plan_launch(p, kernel);
     mc_gpu_value(p, y);
     mc_gpu_value(p, mc_operand(op, 0));
     mc_gpu_value(p, mc_operand(op, 1));

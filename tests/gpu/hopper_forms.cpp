@@ -19,15 +19,13 @@ body(void *data)
 {
     const call &c = *static_cast<const call *>(data);
     switch (c.form) {
-    case FORM_UP: hopper<form<bf16, bf16, bf16, f32, MOE | PAIR, quick_silu>, true, 256, 4>(*c.args, *c.maps); return;
-    case FORM_UP_NARROW: hopper<form<f16, f16, f16, f32, MOE | PAIR, op_relu2>, true, 128, 6>(*c.args, *c.maps); return;
-    case FORM_DOWN: hopper<form<bf16, bf16, f32, f32, MOE>, false, 256, 4>(*c.args, *c.maps); return;
-    case FORM_GATHER: hopper<form<bf16, bf16, bf16, f32, MOE>, true, 256, 4>(*c.args, *c.maps); return;
-    case FORM_LINEAR: hopper<form<bf16, bf16, f32, f32, DENSE>, false, 256, 4>(*c.args, *c.maps); return;
-    case FORM_LINEAR_F16: hopper<form<f16, f16, f16, f32, DENSE>, false, 128, 6>(*c.args, *c.maps); return;
-    case FORM_GATED:
-        hopper<form<bf16, bf16, bf16, f32, DENSE | PAIR, quick_gelu_tanh>, false, 256, 4>(*c.args, *c.maps);
-        return;
+    case FORM_UP: hopper<form<bf16, bf16, bf16, f32, MOE | PAIR, quick_silu>>(*c.args, *c.maps); return;
+    case FORM_UP_F16: hopper<form<f16, f16, f16, f32, MOE | PAIR, op_relu2>>(*c.args, *c.maps); return;
+    case FORM_DOWN: hopper<form<bf16, bf16, f32, f32, MOE>>(*c.args, *c.maps); return;
+    case FORM_GATHER: hopper<form<bf16, bf16, bf16, f32, MOE>>(*c.args, *c.maps); return;
+    case FORM_LINEAR: hopper<form<bf16, bf16, f32, f32, DENSE>>(*c.args, *c.maps); return;
+    case FORM_LINEAR_F16: hopper<form<f16, f16, f16, f32, DENSE>>(*c.args, *c.maps); return;
+    case FORM_GATED: hopper<form<bf16, bf16, bf16, f32, DENSE | PAIR, quick_gelu_tanh>>(*c.args, *c.maps); return;
     case N_FORMS: return;
     }
 }

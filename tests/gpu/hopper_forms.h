@@ -11,11 +11,11 @@ extern "C" {
 
 enum hopper_form {
     FORM_UP,         /* experts, gathered, silu(gate) * up, bf16 to bf16 */
-    FORM_UP_NARROW,  /* the same with tiles of 64 columns, relu2, f16 to f16 */
+    FORM_UP_F16,     /* the same, relu2, f16 to f16 */
     FORM_DOWN,       /* experts, by the copy engine, bf16 to f32 */
     FORM_GATHER,     /* experts, gathered, bf16 to bf16 */
     FORM_LINEAR,     /* one group with a residual, bf16 to f32 */
-    FORM_LINEAR_F16, /* tiles of 128 columns, f16 to f16 */
+    FORM_LINEAR_F16, /* f16 to f16 */
     FORM_GATED,      /* one group, gelu_tanh(gate) * up, bf16 to bf16 */
     N_FORMS
 };

@@ -166,7 +166,7 @@ typedef struct traits {
 
 static const traits traits_of[N_FORMS] = {
     [FORM_UP] = {MOEC_BF16, MOEC_BF16, true, true, true, false, 0},
-    [FORM_UP_NARROW] = {MOEC_F16, MOEC_F16, true, true, true, false, 1},
+    [FORM_UP_F16] = {MOEC_F16, MOEC_F16, true, true, true, false, 1},
     [FORM_DOWN] = {MOEC_BF16, MOEC_F32, true, false, false, false, 0},
     [FORM_GATHER] = {MOEC_BF16, MOEC_BF16, true, false, true, false, 0},
     [FORM_LINEAR] = {MOEC_BF16, MOEC_F32, false, false, false, true, 0},
@@ -285,7 +285,7 @@ launch(problem *p, int grid, unsigned number, int late)
     _Alignas(64) unsigned char maps[4][128] = {{0}};
     int n = 0;
     for (int i = 0; i < 1 + t->pair; i++) tensor((void *)maps[n++], p->w[i], 3, p->k, p->n, p->groups);
-    if (!t->gather) tensor((void *)maps[n++], p->x, 2, p->k, p->rows, 1);
+    if (!t->gather) tensor((void *)maps[n], p->x, 2, p->k, p->rows, 1);
     struct hopper_launch how = {grid, 384, number, late};
     memset(p->y, 0xEE, (size_t)p->rows * (size_t)p->n * element(t->y));
     ck_assert_msg(hopper_forms_run(p->form, &how, &a, maps), "form %d, grid %d, seed %u, late %d: %s", (int)p->form,

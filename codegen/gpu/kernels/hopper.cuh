@@ -6,13 +6,14 @@
 //   weights  come by the copy engine: bricks of 64 lines x 64 k of the tensor [groups, n, k], swizzled as wgmma reads
 //            them. A pair's tile is bricks of gate, then bricks of up, so one wgmma multiplies both, and a thread holds
 //            the gate and the up of the same column
-//   x        COPIES: rows are gathered; the 128 threads of the first warpgroup copy 16 bytes each time to where the
-//            same swizzle puts them. Otherwise bricks of the copy engine; the last tile of a group then reads rows of
-//            the next group, which nothing is made of, since a row of the result depends on its own row of x alone
+//   x        bricks of the copy engine as well. The last tile of a group reads rows of the next group, which nothing is
+//            made of, since a row of the result depends on its own row of x alone. Or rows are gathered: then the 128
+//            threads of the first warpgroup copy 16 bytes each time to where the same swizzle puts them
 //   k        past the end reads as zeros, of both operands
 //
-// Where there are few rows, or less tiles than half of the multiprocessors, the grid does what the portable kernel
-// would (matmul.cuh). Arguments: those of product.cuh; maps: the weight, the weight of up (PAIR), then x (not COPIES).
+// Where there are few rows, or less tiles than half of the multiprocessors, or sizes that this does not take, the grid
+// does what the portable kernel would (matmul.cuh). Arguments: those of product.cuh; maps: the weight, the weight of up
+// (PAIR), then x (unused where rows are gathered). codegen/gpu/hopper.c has the other side.
 #pragma once
 #include "matmul.cuh"
 #ifdef MC_HOST
@@ -23,6 +24,8 @@
 
 enum {
     HOPPER_ROWS = 128,
+    HOPPER_LINES = 256, /* of weights in a tile */
+    HOPPER_STAGES = 4,
     HOPPER_GROUP = 128, /* threads of a warpgroup */
     HOPPER_THREADS = 3 * HOPPER_GROUP,
     HOPPER_RELEASES = 8,  /* warps that multiply: each says by itself that it is done with a stage */
@@ -50,21 +53,19 @@ quick_gelu_tanh(f32 x) /* (1 + tanh u) / 2 is the sigmoid of 2 u */
 }
 
 /* N: lines of weights in a tile, of both weights in a pair. */
-template <typename F_, bool COPIES_, int N_, int STAGES_> struct hopper_shape {
+template <typename F_, int N_, int STAGES_> struct hopper_shape {
     using F = F_;
     using X = typename F_::X;
     enum {
         TWO = F_::is(PAIR),
         GROUPS = F_::is(EXPERTS),
-        COPIES = COPIES_,
         N = N_,
         STAGES = STAGES_,
         WIDTH = TWO ? N_ / 2 : N_, /* columns of the result */
         BRICKS = N_ / BRICK_ROWS,
         X_BYTES = HOPPER_ROWS * BRICK_LINE,
-        STAGE = X_BYTES + N_ * BRICK_LINE,
-        MAP_BYTES = COPIES_ ? N_ * BRICK_LINE : STAGE, /* of a stage: by the copy engine */
-        FILLERS = COPIES_ ? COPY_THREADS + 1 : 1,      /* arrivals that make a stage full */
+        W_BYTES = N_ * BRICK_LINE,
+        STAGE = X_BYTES + W_BYTES,
         BYTES = STAGES_ * STAGE + BRICK_ALIGNMENT
     };
     static_assert(sizeof(X) == 2 && sizeof(typename F_::W) == 2, "bricks are of 16-bit elements");
@@ -77,6 +78,7 @@ template <typename S> struct hopper_block {
     const mc_maps &maps;
     const i32 *first;
     i32 tiles, row_tiles, columns, steps;
+    bool copies;             /* threads gather x */
     u32 memory, full, empty; /* shared addresses: stages, and a barrier of 8 bytes for each */
 
     MC_FN mc_tile
@@ -102,8 +104,8 @@ hopper_load(const hopper_block<S> &b, mc_tile t, i32 row, i32 k, u32 stage)
 {
     enum { EACH = S::TWO ? S::BRICKS / 2 : S::BRICKS };
     u32 barrier = b.full + stage * 8, to = b.stage(stage);
-    barrier_arrive_expect(barrier, S::MAP_BYTES);
-    if (!S::COPIES)
+    barrier_arrive_expect(barrier, b.copies ? S::W_BYTES : S::STAGE);
+    if (!b.copies)
         for (int i = 0; i < HOPPER_ROWS / BRICK_ROWS; i++)
             tensor_load(to + i * BRICK_BYTES, b.maps.map[1 + S::TWO], k, row + i * BRICK_ROWS, barrier);
 #pragma unroll
@@ -199,7 +201,7 @@ hopper_multiply(const hopper_block<S> &b, ring_place<S::STAGES> &at, u32 half, f
     u32 before = 0;
     for (i32 k = 0; k < b.steps; k++) {
         barrier_wait(b.full + at.stage * 8, at.parity);
-        if (S::COPIES) fence_async();
+        if (b.copies) fence_async();
         u64 x = wgmma_descriptor(b.stage(at.stage) + half * BRICK_BYTES);
         u64 w = wgmma_descriptor(b.stage(at.stage) + S::X_BYTES);
         wgmma_begin();
@@ -331,52 +333,64 @@ hopper_run(const product<typename S::F> &p, const mc_maps &maps, unsigned char *
                       rows,
                       columns,
                       tiles_of(p.k, BRICK_K),
+                      p.list || p.a.i[5] != p.k,
                       aligned,
                       shared_address(barriers),
                       shared_address(barriers + S::STAGES)};
     if (threadIdx.x == 0) {
         for (int i = 0; i < S::STAGES; i++) {
-            barrier_init(b.full + i * 8, S::FILLERS);
+            barrier_init(b.full + i * 8, b.copies ? COPY_THREADS + 1 : 1); /* 1: of hopper_load */
             barrier_init(b.empty + i * 8, HOPPER_RELEASES);
         }
         barrier_init_done();
-        for (int i = 0; i < 1 + S::TWO + !S::COPIES; i++) tensor_prefetch(maps.map[i]);
+        for (int i = 0; i < 1 + S::TWO + !b.copies; i++) tensor_prefetch(maps.map[i]);
     }
     if (S::GROUPS) b.tiles = schedule_build(first, p.offsets, p.groups, HOPPER_ROWS, columns);
     block_sync();
     u32 warpgroup = threadIdx.x / HOPPER_GROUP;
     if (warpgroup == 0) {
-        registers_fewer<S::COPIES ? 72 : 40>();
-        if (S::COPIES)
+        registers_fewer<80>();
+        if (b.copies)
             hopper_fill_copies(b);
         else if (threadIdx.x == 0)
             hopper_fill(b);
     } else {
-        registers_more<S::COPIES ? 216 : 232>();
+        registers_more<208>();
         hopper_consume(b, warpgroup - 1);
     }
 }
 
-/* Whether tiles of 128 rows keep at least half of the grid busy. Experts: those with rows, half of them for certain. */
+/* What the maps and 16-byte accesses say of sizes: one product or experts, dense matrices, rows that are multiples of 8
+ * elements. */
+template <typename S>
+MC_FN bool
+hopper_takes(const product<typename S::F> &p)
+{
+    const i64 *i = p.a.i;
+    return (S::GROUPS || p.groups == 1) && i[9] == p.k && i[10] == i64(p.n) * p.k && i[11] == 0 && p.n % 8 == 0 &&
+           i[5] % 8 == 0 && i[7] % 8 == 0;
+}
+
+/* Whether tiles of 128 rows keep at least half of the grid busy. Of experts, at least half of those that could have
+ * rows are taken to have some. */
 template <typename S>
 MC_FN bool
 hopper_worth(const product<typename S::F> &p)
 {
     i64 rows = tiles_of(p.rows, HOPPER_ROWS);
-    if (S::GROUPS && rows < (p.rows < p.groups ? p.rows : p.groups) / 2)
-        rows = (p.rows < p.groups ? p.rows : p.groups) / 2;
+    if (S::GROUPS) rows = greater(rows, i64(lesser(p.rows, p.groups)) / 2);
     return p.rows > GEMV_ROWS && rows * tiles_of(p.n, S::WIDTH) * 2 >= i64(gridDim.x);
 }
 
-template <typename F, bool COPIES, int N, int STAGES>
+template <typename F>
 MC_FN void
 hopper(const mc_args &a, const mc_maps &maps)
 {
-    using S = hopper_shape<F, COPIES, N, STAGES>;
+    using S = hopper_shape<F, HOPPER_LINES, HOPPER_STAGES>;
     MC_DYNAMIC_SHARED(memory);
     MC_SHARED i32 first[SCHEDULE_GROUPS + 1];
     product<F> p(a);
-    if (hopper_worth<S>(p)) {
+    if (hopper_takes<S>(p) && hopper_worth<S>(p)) {
         hopper_run<S>(p, maps, memory, first);
         return;
     }

@@ -82,7 +82,7 @@ feed(moec_session *s, const int32_t *ids, size_t n_sequences, size_t n_tokens, f
 {
     moec_status status = check_feed(s, ids, n_sequences, n_tokens, error);
     if (status != MOEC_OK) return status;
-    if (s->gpu) s->gpu->rows = out_logits ? MC_GPU_ROWS_ALL : MC_GPU_ROWS_LAST;
+    if (s->gpu) s->gpu->rows = out_logits ? MC_GPU_ROWS_ALL : mc_gpu_samples(s) ? MC_GPU_ROWS_NONE : MC_GPU_ROWS_LAST;
     size_t most = (size_t)s->max_new, vocab = (size_t)s->model->vocab;
     int32_t *columns = NULL;
     if (n_sequences > 1 && n_tokens > most) {
@@ -111,7 +111,9 @@ moec_session_feed(moec_session *s, const int32_t *ids, size_t n_sequences, size_
 const float *
 moec_session_logits(const moec_session *s, size_t sequence)
 {
+    mc_fault ignored; /* the next step says it */
     if (!s->logits || sequence >= s->logits_batch) return NULL;
+    if (s->gpu && mc_gpu_session_bring_logits(s, &ignored) != MOEC_OK) return NULL;
     return s->logits + ((sequence + 1) * s->logits_rows - 1) * (size_t)s->model->vocab;
 }
 

@@ -2,6 +2,7 @@
  * divisions are the same everywhere, so a seed means the same text everywhere. */
 #include "runtime/sample.h"
 
+#include "runtime/gpu/gpu_session.h"
 #include "runtime/session.h"
 
 #include <math.h>
@@ -32,21 +33,28 @@ mc_sample_exp(double x)
     return sum * power;
 }
 
-static moec_status
-greatest(const float *logits, size_t n, size_t *out, mc_fault *error)
+moec_status
+mc_sample_check(size_t id, float logit, mc_fault *error)
+{
+    if (isnan(logit) || logit == INFINITY)
+        return mc_fail(error, MOEC_ERR_RANGE,
+                       "the logit of id %zu is %s: the weights or the input hold values that are not finite", id,
+                       isnan(logit) ? "not a number" : "infinite");
+    if (logit == -INFINITY)
+        return mc_fail(error, MOEC_ERR_RANGE, "every logit is -infinity: the weights or the input are not finite");
+    return MOEC_OK;
+}
+
+/* NaN and infinity count as the greatest of all. */
+static size_t
+greatest(const float *logits, size_t n)
 {
     size_t best = 0;
     for (size_t i = 0; i < n; i++) {
-        if (isnan(logits[i]) || logits[i] == INFINITY)
-            return mc_fail(error, MOEC_ERR_RANGE,
-                           "the logit of id %zu is %s: the weights or the input hold values that are not finite", i,
-                           isnan(logits[i]) ? "not a number" : "infinite");
+        if (isnan(logits[i]) || logits[i] == INFINITY) return i;
         if (logits[i] > logits[best]) best = i;
     }
-    if (n == 0 || logits[best] == -INFINITY)
-        return mc_fail(error, MOEC_ERR_RANGE, "every logit is -infinity: the weights or the input are not finite");
-    *out = best;
-    return MOEC_OK;
+    return best;
 }
 
 /* Two doubles wide: mc_sample says so of its scratch. */
@@ -99,8 +107,8 @@ moec_status
 mc_sample(const float *logits, size_t n, const moec_sampling *sampling, double uniform, double *scratch,
           int32_t *out_id, mc_fault *error)
 {
-    size_t best = 0;
-    moec_status s = greatest(logits, n, &best, error);
+    size_t best = greatest(logits, n);
+    moec_status s = mc_sample_check(best, n ? logits[best] : -INFINITY, error);
     if (s != MOEC_OK) return s;
     *out_id = (int32_t)best;
     if (!sampling || !(sampling->temperature > 0)) return MOEC_OK;
@@ -116,21 +124,32 @@ mc_sample(const float *logits, size_t n, const moec_sampling *sampling, double u
     return MOEC_OK;
 }
 
+static moec_status
+sample_here(moec_session *session, size_t sequence, const moec_sampling *sampling, double uniform, int32_t *out_id,
+            mc_fault *error)
+{
+    const float *logits = moec_session_logits(session, sequence);
+    size_t n = (size_t)session->model->vocab;
+    if (!logits) return mc_fail(error, MOEC_ERR_DEVICE, "the logits could not be brought from the device");
+    if (!session->sample_scratch) session->sample_scratch = malloc(2 * n * sizeof *session->sample_scratch);
+    if (!session->sample_scratch) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    return mc_sample(logits, n, sampling, uniform, session->sample_scratch, out_id, error);
+}
+
 moec_status
 moec_sample(moec_session *session, size_t sequence, const moec_sampling *sampling, uint64_t step, int32_t *out_id,
             moec_error *error)
 {
     mc_fault e = {{0}};
-    const float *logits = moec_session_logits(session, sequence);
-    size_t n = (size_t)session->model->vocab;
     moec_status s = MOEC_OK;
-    if (!logits) s = mc_fail(&e, MOEC_ERR_ARGUMENT, "nothing was fed to sequence %zu yet", sequence);
+    if (!session->logits || sequence >= session->logits_batch)
+        s = mc_fail(&e, MOEC_ERR_ARGUMENT, "nothing was fed to sequence %zu yet", sequence);
     if (s == MOEC_OK && sampling && (sampling->temperature < 0 || isnan(sampling->temperature)))
         s = mc_fail(&e, MOEC_ERR_ARGUMENT, "the temperature is negative");
-    if (s == MOEC_OK && !session->sample_scratch)
-        session->sample_scratch = malloc(2 * n * sizeof *session->sample_scratch);
-    if (s == MOEC_OK && !session->sample_scratch) s = mc_fail(&e, MOEC_ERR_MEMORY, "out of memory");
     double uniform = mc_sample_uniform(sampling ? sampling->seed : 0, step, sequence);
-    if (s == MOEC_OK) s = mc_sample(logits, n, sampling, uniform, session->sample_scratch, out_id, &e);
+    if (s == MOEC_OK && mc_gpu_samples(session))
+        s = mc_gpu_sample(session, sequence, sampling, uniform, out_id, &e);
+    else if (s == MOEC_OK)
+        s = sample_here(session, sequence, sampling, uniform, out_id, &e);
     return mc_give(error, &e, s);
 }

@@ -2,6 +2,7 @@
  * NVRTC is looked for; then every kernel that was asked for is compiled, once for each architecture. */
 #include "codegen/gpu/gpu.h"
 
+#include "codegen/gpu/sample.h"
 #include "codegen/gpu/select.h"
 #include "runtime/base/hash.h"
 
@@ -149,7 +150,9 @@ mc_gpu_compile(const mc_module *plan, const mc_gpu_options *options, mc_diags *d
     mc_plan *p = MC_NEW(out->arena, mc_plan);
     moec_abi_gpu *gpu = MC_NEW(out->arena, moec_abi_gpu);
     gpu->archs = arch_list(out->arena, options);
-    if (!mc_plan_build(p, out->arena, plan, &mc_gpu_backend, d) || !compile_kernels(p, options, d, gpu)) {
+    bool ok = mc_plan_build(p, out->arena, plan, &mc_gpu_backend, d);
+    if (ok) mc_gpu_add_sampling(p);
+    if (!ok || !compile_kernels(p, options, d, gpu)) {
         mc_gpu_result_fini(out);
         return false;
     }

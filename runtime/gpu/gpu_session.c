@@ -118,6 +118,7 @@ mc_gpu_session_create(moec_session *s, const moec_weights *weights, const moec_s
     g->gpu = o->gpu;
     g->device_pointers = o->device_pointers;
     g->use_graphs = !o->no_graph && !o->profile;
+    g->samples = !o->device_pointers && s->model->vocab && mc_gpu_find_sampling(m, g->sample_kernels);
     g->input_offsets = calloc(m->n_inputs + 1, sizeof *g->input_offsets);
     g->output_offsets = calloc(m->n_outputs + 1, sizeof *g->output_offsets);
     g->args = calloc(m->n_inputs + m->n_outputs + 1, sizeof *g->args);
@@ -243,6 +244,21 @@ bring_logits(const moec_session *s, mc_fault *error)
         size_t last = (size_t)b * sequence + sequence - row;
         status = MC_CUDA(g->gpu->cuda, error, cuMemcpyDtoHAsync, to + last, from + last, row, g->walk.stream);
     }
+    return status;
+}
+
+moec_status
+mc_gpu_session_bring_logits(const moec_session *s, mc_fault *error)
+{
+    struct mc_gpu_session *g = s->gpu;
+    if (g->rows != MC_GPU_ROWS_NONE) return MOEC_OK;
+    moec_status status = mc_gpu_enter(g->gpu, error);
+    if (status != MOEC_OK) return status;
+    g->rows = MC_GPU_ROWS_LAST;
+    status = bring_logits(s, error);
+    if (status == MOEC_OK) status = MC_CUDA(g->gpu->cuda, error, cuStreamSynchronize, g->walk.stream);
+    if (status != MOEC_OK) g->rows = MC_GPU_ROWS_NONE;
+    mc_gpu_leave(g->gpu);
     return status;
 }
 

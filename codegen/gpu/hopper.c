@@ -27,12 +27,11 @@ add_map(mc_gpu_code *code, uint32_t ptr, moec_dtype dtype, uint32_t rows, bool m
     m->box[2] = 1;
 }
 
-/* The activations of hopper.cuh that are made of quick instructions; the others are as everywhere. */
-static const char *
-prefix_of(mc_str act)
+/* The activations that hopper.cuh makes of quick instructions. */
+static bool
+is_quick(mc_str act)
 {
-    bool quick = mc_str_is(act, "silu") || mc_str_is(act, "gelu_tanh") || mc_str_is(act, "sigmoid");
-    return quick ? ", quick_" : act.len ? ", op_" : "";
+    return mc_str_is(act, "silu") || mc_str_is(act, "gelu_tanh") || mc_str_is(act, "sigmoid");
 }
 
 void
@@ -41,9 +40,8 @@ mc_gpu_hopper_product(mc_plan *p, mc_plan_kernel *kernel, const mc_gpu_product *
     if (!(product->form & MC_FORM_CORES) || product->form & MC_FORM_COLUMNS || product->x != product->w) return;
     const mc_gpu_code *portable = &((const mc_gpu_kernel *)kernel->data)->code;
     mc_gpu_code code = {.file = "hopper.cuh", .threads = THREADS, .shared = SHARED, .blocks = 1, .per_sm = 1};
-    code.call = mc_strf(p->arena, "hopper<form<%s, %s, %s, %s, %u%s%.*s>>(a, m);", mc_gpu_type(product->x),
-                        mc_gpu_type(product->w), mc_gpu_type(product->y), mc_gpu_type(product->r), product->form,
-                        prefix_of(product->act), MC_FMT(product->act));
+    mc_str form = mc_gpu_product_form(p, product, is_quick(product->act) ? "quick_" : "op_");
+    code.call = mc_strf(p->arena, "hopper<%.*s>(a, m);", MC_FMT(form));
     code.grid[0] = portable->grid[0];
     add_map(&code, PTR_W, product->w, INT_N, true);
     if (product->form & MC_FORM_PAIR) add_map(&code, PTR_W_UP, product->w, INT_N, true);

@@ -68,18 +68,25 @@ mc_gpu_product_is(mc_plan *p, const mc_value *v, moec_dtype dtype, const char *w
 
 /* ---- kernels ----------------------------------------------------------------------------------------------------- */
 
-mc_plan_kernel *
-mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks)
+mc_str
+mc_gpu_product_form(mc_plan *p, const mc_gpu_product *product, const char *act_prefix)
 {
     static const char *const names[] = {"EXPERTS", "PAIR", "COLUMNS", "ALIGNED", "EVEN", "CORES", "GATED", "ADD"};
     mc_str form = MC_STR("0");
     for (int i = 0, n = 0; i < 8; i++)
         if (product->form >> i & 1)
             form = n++ ? mc_strf(p->arena, "%.*s | %s", MC_FMT(form), names[i]) : mc_strf(p->arena, "%s", names[i]);
+    mc_str act = product->act.len ? mc_strf(p->arena, ", %s%.*s", act_prefix, MC_FMT(product->act)) : product->act;
+    return mc_strf(p->arena, "form<%s, %s, %s, %s, %.*s%.*s>", mc_gpu_type(product->x), mc_gpu_type(product->w),
+                   mc_gpu_type(product->y), mc_gpu_type(product->r), MC_FMT(form), MC_FMT(act));
+}
+
+mc_plan_kernel *
+mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks)
+{
     mc_gpu_code code = {.file = product->file, .threads = THREADS, .per_sm = PER_SM};
-    code.call = mc_strf(p->arena, "%s<form<%s, %s, %s, %s, %.*s%s%.*s>>(a);", product->function,
-                        mc_gpu_type(product->x), mc_gpu_type(product->w), mc_gpu_type(product->y),
-                        mc_gpu_type(product->r), MC_FMT(form), product->act.len ? ", op_" : "", MC_FMT(product->act));
+    mc_str form = mc_gpu_product_form(p, product, "op_");
+    code.call = mc_strf(p->arena, "%s<%.*s>(a);", product->function, MC_FMT(form));
     bool cores = product->form & MC_FORM_CORES;
     code.shared = !cores ? SHARED_SIMT : product->w == MOEC_F8E4M3 ? SHARED_FP8 : SHARED_CORES;
     /* Multiply-adds and factors of k want more registers than two blocks leave. */

@@ -25,6 +25,8 @@ typedef struct mc_gpu_product {
     mc_str act; /* of a pair; else empty */
 } mc_gpu_product;
 
+/* "form<bf16, bf16, f32, f32, EXPERTS | CORES, op_silu>"; the prefix is of the activation, if there is one. */
+mc_str mc_gpu_product_form(mc_plan *p, const mc_gpu_product *product, const char *act_prefix);
 /* The kernel of a product whose tiles are counted in i[4], with at least `blocks` blocks. */
 mc_plan_kernel *mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks);
 /* Refuses an operand that is there and has another type. */

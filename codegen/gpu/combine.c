@@ -5,7 +5,7 @@
 
 #include "codegen/gpu/rows.h"
 
-enum { THREADS = 128, FLAT = 256 }; /* COMBINE_THREADS of combine.cuh */
+enum { THREADS = 128, FLAT = 256, FEW = 32 }; /* COMBINE_THREADS of combine.cuh */
 
 mc_dim
 mc_gpu_plus(mc_dim d, int64_t n)
@@ -83,6 +83,26 @@ rows_per_token(mc_plan *p, mc_dim tokens, mc_dim assignments)
     return 1;
 }
 
+/* The kernel that adds: by blocks, or element by element where rows are short. */
+static mc_gpu_code
+combining(mc_plan *p, const mc_gpu_combine *c, moec_dtype from, moec_dtype to, int64_t most)
+{
+    mc_gpu_code code = {.file = "combine.cuh", .threads = THREADS};
+    const char *y = mc_gpu_type(from), *x = mc_gpu_type(to), *gated = c->gates ? "true" : "false";
+    size_t from_bytes = moec_dtype_bytes(from), to_bytes = moec_dtype_bytes(to);
+    mc_dim d = mc_type_last(c->x->type);
+    if (mc_dim_is_const(d) && d.mul < FEW) {
+        code.call = mc_strf(p->arena, "combine_few<%s, %s, %lld, %s>(a);", y, x, (long long)most, gated);
+        mc_gpu_grid(&code, 0, 3, THREADS);
+        return code;
+    }
+    uint32_t width = mc_gpu_width(d, from_bytes < to_bytes ? from_bytes : to_bytes);
+    code.call = mc_strf(p->arena, "combine<%s, %s, %lld, %u, %s>(a);", y, x, (long long)most, width, gated);
+    mc_gpu_grid(&code, 0, 0, 1);
+    mc_gpu_grid(&code, 1, 1, THREADS * width);
+    return code;
+}
+
 void
 mc_gpu_combine_rows(mc_plan *p, const mc_gpu_combine *c)
 {
@@ -93,20 +113,14 @@ mc_gpu_combine_rows(mc_plan *p, const mc_gpu_combine *c)
         return;
     }
     int64_t most = rows_per_token(p, tokens, assignments);
-    size_t from_bytes = moec_dtype_bytes(from), to_bytes = moec_dtype_bytes(to);
-    int64_t row = c->y ? 0 : mc_plan_need_const(p, d, "the width of a row") * (int64_t)from_bytes;
+    int64_t row = c->y ? 0 : mc_plan_need_const(p, d, "the width of a row") * (int64_t)moec_dtype_bytes(from);
     int64_t rows = (row + 15) / 16 * 16 * most; /* of a token, so that the list after all of them is aligned */
     mc_dim bytes = mc_plan_times(p, tokens, mc_dim_const(rows));
     uint32_t slot = 0;
     bool kept = find_list(p, c->rows, &slot);
     mc_plan_scratch_dim(p, mc_plan_times(p, tokens, mc_dim_const(rows + (kept ? 0 : (most + 1) * 4))));
     if (!kept) make_list(p, c, tokens, assignments, most, bytes);
-    uint32_t width = mc_gpu_width(d, from_bytes < to_bytes ? from_bytes : to_bytes);
-    mc_gpu_code code = {.file = "combine.cuh", .threads = THREADS};
-    code.call = mc_strf(p->arena, "combine<%s, %s, %lld, %u, %s>(a);", mc_gpu_type(from), mc_gpu_type(to),
-                        (long long)most, width, c->gates ? "true" : "false");
-    mc_gpu_grid(&code, 0, 0, 1);
-    mc_gpu_grid(&code, 1, 1, THREADS * width);
+    mc_gpu_code code = combining(p, c, from, to, most);
     mc_plan_launch(p, mc_gpu_kernel_of(p, &code));
     mc_gpu_value(p, c->y);
     mc_gpu_value(p, c->gates);
@@ -118,6 +132,7 @@ mc_gpu_combine_rows(mc_plan *p, const mc_gpu_combine *c)
     mc_gpu_int(p, tokens);
     mc_gpu_int(p, d);
     mc_gpu_int(p, bytes);
+    mc_gpu_int(p, mc_plan_count(p, c->x->type));
 }
 
 void

@@ -27,8 +27,10 @@ mc_gpu_code
 mc_gpu_sort_code(const char *file, mc_str call, int64_t experts, mc_gpu_sort_step step)
 {
     mc_gpu_code code = {.file = file, .call = call, .threads = experts <= 1024 ? 256 : 64};
+    code.blocks = 2; /* more would spill */
     if (step == MC_GPU_SORT_SUMS) {
         code.threads = 1024;
+        code.blocks = 0;
         mc_gpu_grid(&code, 0, 2, 32);
     } else {
         mc_gpu_grid(&code, 0, 0, MC_GPU_SORT_CHUNK);

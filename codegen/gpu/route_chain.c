@@ -1,7 +1,7 @@
 /* Finds runs of row-wise routing ops and makes one launch of each. A run begins at p->op and goes on with later ops
- * that read its results, as long as everything else they read was there before it; so the launch stands where the run
- * begins. Legal because the ops are pure and each warp has a row to itself. The one idea: results that leave the run
- * are written earlier than plan-memory thought, so where their slot may still be in use they get another one. */
+ * that hang together with it, as long as everything else they read was there before it; so the launch stands where the
+ * run begins. Legal because the ops are pure and each warp has a row to itself. The one idea: results that leave the
+ * run are written earlier than plan-memory thought, so where their slot may still be in use they get another one. */
 #include "codegen/gpu/route_chain.h"
 
 #include "codegen/gpu/select.h"
@@ -135,17 +135,47 @@ end(mc_route_chain *c)
 
 /* ---- finding ----------------------------------------------------------------------------------------------------- */
 
+static bool
+reads_from(const mc_route_chain *c, const mc_op *op, const mc_op *from)
+{
+    for (int i = 0; i < op->n_operands; i++) {
+        const mc_value *v = mc_operand(op, i), *made = v ? mc_route_made(c, v) : NULL;
+        if (v && (v->def == from || (made && made->def == from))) return true;
+    }
+    return false;
+}
+
+/* Keeps the ops that hang together with the first, by values between them. */
+static void
+keep_linked(mc_route_chain *c)
+{
+    bool linked[WINDOW] = {true}, again = true;
+    while (again) {
+        again = false;
+        for (size_t i = 0; i < c->ops.n; i++)
+            for (size_t j = 0; j < i; j++) {
+                if (linked[i] == linked[j] || !reads_from(c, c->ops.items[i], c->ops.items[j])) continue;
+                linked[i] = linked[j] = again = true;
+            }
+    }
+    size_t n = 0;
+    for (size_t i = 0; i < c->ops.n; i++)
+        if (linked[i]) c->ops.items[n++] = c->ops.items[i];
+    c->ops.n = n;
+}
+
+/* All that could stand here with `first`, then what does. */
 static void
 grow(mc_route_chain *c, const mc_op *first)
 {
     int left = WINDOW;
     for (const mc_op *op = first; op && left--; op = op->next) {
-        if (!mc_route_joins(c, op)) {
-            if (op == first) return;
-            continue;
-        }
-        mc_vec_push(c->p->arena, &c->ops, op);
+        if (mc_route_joins(c, op))
+            mc_vec_push(c->p->arena, &c->ops, op);
+        else if (op == first)
+            return;
     }
+    keep_linked(c);
 }
 
 /* Shortens the chain until its kernel has few enough arguments and ends with something that counts. */

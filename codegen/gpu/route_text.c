@@ -167,17 +167,14 @@ mc_route_joins(const mc_route_chain *c, const mc_op *op)
     const form *f = form_of(op);
     if (op->opcode == MC_OP_RESHAPE) return c->ops.n && is_same_rows(c, op);
     if (!f) return false;
-    bool linked = !c->ops.n;
-    for (int i = 0; f->in[i]; i++) {
+    for (int i = 0; f->in[i]; i++)
         if (!operand_fits(c, op, i, f->in[i])) return false;
-        linked |= mc_route_made(c, mc_operand(op, i)) != NULL;
-    }
     for (int i = 0; i < op->n_results; i++) {
         const mc_value *y = mc_result(op, i);
         bool narrow = y->type->dtype != MOEC_F32 && y->type->dtype != MOEC_I32;
         if (!is_row(c, y, y->type->dtype == MOEC_I32) || (narrow && op->opcode != MC_OP_CAST)) return false;
     }
-    return linked;
+    return true;
 }
 
 /* ---- operands -------------------------------------------------------------------------------------------------- */

@@ -163,7 +163,7 @@ template <int E, int GROUPS> struct score_rows_out {
     }
 
     MC_FN void
-    none(i64, i32)
+    none(i64)
     {
     }
 

@@ -6,10 +6,12 @@
 //          scratch: list [A] of rows by token, -1 where there is none; then how many each token has [T]
 // combine  ptr: y, gates, list, x                      i: T, d, bytes        blocks: a token, COMBINE_THREADS vectors
 //          y null: in scratch; list null: in scratch after `bytes`; at most K rows a token
+// combine_few  the same, with i[3] = T d: a thread for every element, where rows are short
 #pragma once
 #include "vectors.cuh"
 
 constexpr int COMBINE_THREADS = 128, IN_FLIGHT = 4;
+constexpr i32 NO_ROW = 0x7FFFFFFF;
 
 MC_FN i32 *
 combine_scratch(const mc_args &a, i64 bytes)
@@ -95,4 +97,27 @@ combine(const mc_args &a)
         }
     }
     store_floats<V>(arg<X>(a, 3) + t * d + at, sum);
+}
+
+// A thread finds the next row of its token again and again.
+template <typename Y, typename X, int K, bool GATED>
+MC_FN void
+combine_few(const mc_args &a)
+{
+    i64 i = i64(blockIdx.x) * blockDim.x + threadIdx.x, d = a.i[1], t = i / d;
+    if (i >= a.i[3]) return;
+    const Y *y = a.ptr[0] ? arg<const Y>(a, 0) : static_cast<const Y *>(a.scratch);
+    const i32 *list = (a.ptr[2] ? arg<const i32>(a, 2) : combine_scratch(a, a.i[2])) + t * K;
+    f32 sum = 0;
+    i32 last = -1;
+    for (;;) {
+        i32 next = NO_ROW;
+        for (int j = 0; j < K; j++)
+            if (list[j] > last && list[j] < next) next = list[j];
+        if (next == NO_ROW) break;
+        f32 x = to_float(y[next * d + i % d]);
+        sum = GATED ? fmaf(arg<const f32>(a, 1)[next], x, sum) : sum + x;
+        last = next;
+    }
+    arg<X>(a, 3)[i] = from_float<X>(sum);
 }

@@ -23,7 +23,7 @@ template <int K> struct dispatch_rows {
     }
 
     MC_FN void
-    none(i64 i, i32)
+    none(i64 i)
     {
         if (inverse) inverse[i] = -1;
     }
@@ -97,7 +97,7 @@ template <int GROUPS> struct capacity_rows {
     }
 
     MC_FN void
-    none(i64 i, i32)
+    none(i64 i)
     {
         put(i, true);
     }

@@ -5,13 +5,14 @@
 //
 // What happens with a choice is up to `Out`:
 //   row(i, e, r)   choice i of expert e gets row r (with RANKS: stands at place r among those of e)
-//   none(i, id)    choice i has no expert
+//   none(i)        choice i has no expert
 //   offset(e, r)   the rows of expert e begin at r; e = E: the end of all
 // Scratch of a group: counts [chunks][E], which become the counts of earlier chunks, then the sum of each expert.
 #pragma once
 #include "base.cuh"
 
 constexpr int CHUNK = 2048;
+constexpr u32 NOBODY = 0xFFFFFFFF;
 
 constexpr int
 bits_of(int n)
@@ -77,7 +78,7 @@ block_scan(i32 *x)
 // The lanes whose id is this lane's, among those that have one.
 template <int E>
 MC_FN u32
-same_expert(i32 id, bool real)
+same_expert(u32 id, bool real)
 {
     u32 same = ballot(real);
 #pragma unroll
@@ -98,19 +99,20 @@ sort_chunk(sort_memory<E> &m, i64 first, int n, Get get, Where where, Out out)
     constexpr int WARPS = sort_shape<E>::warps, ITEMS = sort_shape<E>::items, THREADS = sort_shape<E>::threads;
     int tid = int(threadIdx.x), lane = tid & 31, warp = tid >> 5, begin = warp * 32 * ITEMS + lane;
     u32 below = (1u << lane) - 1;
-    i32 id[ITEMS], rank[ITEMS];
+    u32 seat[ITEMS]; // the id, then with the rank among those of the warp above it
 #pragma unroll
-    for (int s = 0; s < ITEMS; s++) id[s] = begin + s * 32 < n ? get(first + begin + s * 32) : -1;
+    for (int s = 0; s < ITEMS; s++) seat[s] = begin + s * 32 < n ? u32(get(first + begin + s * 32)) : NOBODY;
     for (int i = tid; i < WARPS * E; i += THREADS) (&m.counts[0][0])[i] = 0;
     block_sync();
 #pragma unroll
     for (int s = 0; s < ITEMS; s++) {
-        bool real = u32(id[s]) < u32(E);
-        u32 same = same_expert<E>(id[s], real);
-        int before = real ? m.counts[warp][id[s]] : 0;
+        u32 id = seat[s];
+        bool real = id < u32(E);
+        u32 same = same_expert<E>(id, real);
+        int before = real ? m.counts[warp][id] : 0;
         warp_sync();
-        rank[s] = before + __popc(same & below);
-        if (real && !(same & below)) m.counts[warp][id[s]] = u16(before + __popc(same));
+        seat[s] = real ? id | u32(before + __popc(same & below)) << 16 : NOBODY;
+        if (real && !(same & below)) m.counts[warp][id] = u16(before + __popc(same));
         warp_sync();
     }
     block_sync();
@@ -134,12 +136,12 @@ sort_chunk(sort_memory<E> &m, i64 first, int n, Get get, Where where, Out out)
 #pragma unroll
     for (int s = 0; s < ITEMS; s++) {
         int i = begin + s * 32;
-        if (u32(id[s]) < u32(E)) {
-            int at = m.counts[warp][id[s]] + rank[s];
+        if (seat[s] != NOBODY) {
+            int id = int(seat[s] & 0xFFFF), at = m.counts[warp][id] + int(seat[s] >> 16);
             m.item[at] = u16(i);
-            m.expert[at] = u16(id[s]);
+            m.expert[at] = u16(id);
         } else if (i < n) {
-            out.none(first + i, id[s]);
+            out.none(first + i);
         }
     }
     block_sync();

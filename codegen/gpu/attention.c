@@ -6,7 +6,7 @@
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
 
-enum { THREADS = 128, SHARED_MOST = 99 * 1024, PARTS = 256 /* ATTEND_PARTS */, MOST_WIDTH = 576, CORES_ROWS = 16 };
+enum { THREADS = 128, SHARED_MOST = 98 * 1024, PARTS = 256 /* ATTEND_PARTS */, MOST_WIDTH = 576, CORES_ROWS = 16 };
 enum { I_ROWS };
 
 /* The operands of either op by their part in it. */
@@ -90,6 +90,17 @@ mc_gpu_attention_flags(const mc_op *op)
     return flags;
 }
 
+void
+mc_gpu_attention_reach(mc_plan *p, const mc_op *op)
+{
+    static const char *const names[] = {"window", "chunk"};
+    const int64_t most = 1 << 30; /* more than there are positions; sums with positions fit into 32 bits */
+    for (int i = 0; i < 2; i++) {
+        int64_t n = mc_attr_int(op, names[i]);
+        mc_plan_const(p, n < most ? n : most);
+    }
+}
+
 mc_dim
 mc_gpu_fresh(mc_plan *p, mc_dim keys)
 {
@@ -156,8 +167,7 @@ give_arguments(mc_plan *p, const mc_op *op, const parts *a)
     for (int i = 0; i < 2; i++) mc_gpu_int(p, a->q->type->dims[i]);
     mc_gpu_int(p, a->k_rot ? mc_dim_const(1) : a->k->type->dims[2]);
     mc_gpu_history(p, a->k->type->dims[1]);
-    mc_plan_const(p, mc_attr_int(op, "window"));
-    mc_plan_const(p, mc_attr_int(op, "chunk"));
+    mc_gpu_attention_reach(p, op);
     mc_plan_const(p, mc_plan_in_state(a->k));
     mc_plan_const(p, mc_plan_in_state(a->v));
     mc_gpu_int(p, a->select ? a->select->type->dims[2] : mc_dim_const(0));

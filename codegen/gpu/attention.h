@@ -15,6 +15,8 @@ enum { /* ATTEND_CAUSAL .. of kernels/attention.cuh */
 
 /* From the attributes; sinks and select are operands. */
 int mc_gpu_attention_flags(const mc_op *op);
+/* Two integers: window and chunk. */
+void mc_gpu_attention_reach(mc_plan *p, const mc_op *op);
 /* How many keys there are without those of earlier steps. */
 mc_dim mc_gpu_fresh(mc_plan *p, mc_dim keys);
 /* Two integers: that, and whether earlier steps have left any. */

@@ -4,7 +4,7 @@
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
 
-enum { THREADS = 128, SHARED_MOST = 99 * 1024 };
+enum { THREADS = 128, SHARED_MOST = 98 * 1024 };
 enum { I_ROWS, I_KEYS = 12 }; /* integers that grids follow */
 
 /* grad_form, in bytes. */
@@ -48,8 +48,7 @@ give_arguments(mc_plan *p, const mc_op *op)
     for (int i = 0; i < 2; i++) mc_gpu_int(p, q->dims[i]);
     mc_gpu_int(p, k->dims[2]);
     mc_gpu_history(p, k->dims[1]);
-    mc_plan_const(p, mc_attr_int(op, "window"));
-    mc_plan_const(p, mc_attr_int(op, "chunk"));
+    mc_gpu_attention_reach(p, op);
     for (int i = 0; i < 4; i++) mc_plan_const(p, 0); /* no states, no list */
     mc_gpu_int(p, mc_plan_times(p, mc_plan_times(p, k->dims[0], k->dims[2]), mc_gpu_fresh(p, k->dims[1])));
     mc_plan_float(p, mc_attr_float(op, "scale"));

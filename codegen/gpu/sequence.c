@@ -216,7 +216,7 @@ launch_search(mc_plan *p, const mc_op *op, mc_gpu_code *code, const char *functi
 void
 mc_gpu_select_top_keys(mc_plan *p, const mc_op *op)
 {
-    enum { PARTS = 256 /* KEYS_PARTS */, SHARED_MOST = 99 * 1024 };
+    enum { PARTS = 256 /* KEYS_PARTS */, SHARED_MOST = 98 * 1024 };
     const mc_value *q = mc_operand(op, 0);
     int64_t width = mc_plan_need_const(p, q->type->dims[3], "the width of a head"), n = mc_attr_int(op, "n");
     int64_t heads = mc_plan_need_const(p, q->type->dims[2], "the number of heads");

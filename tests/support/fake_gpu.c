@@ -34,11 +34,17 @@ static const char scale_text[] = HEAD("scale", 32) "    i64 at = i64(blockIdx.y)
                                                    "        arg<f32>(a, 1)[at] = 2.0f * arg<f32>(a, 0)[at] + 1.0f;\n"
                                                    "}\n";
 
+/* Where ids are chosen: as codegen/gpu/sample.c adds them to a language model. */
+#define SAMPLE(name, threads)                                                                                          \
+    "#include \"sample.cuh\"\nextern \"C\" __global__ void __launch_bounds__(" #threads ")\n"                          \
+    "moec_" name "(const __grid_constant__ mc_args a)\n{\n    " name "(a);\n}\n"
+enum { SAMPLE_BYTES = 16 + 256 * 8 + 256 * 16 };
+
 static bool
 compile(mc_arena *arena, const char *const *names, const char *const *texts, uint32_t n, moec_abi_gpu_code *codes)
 {
-    mc_gpu_source sources[4];
-    mc_str cubins[4];
+    mc_gpu_source sources[8];
+    mc_str cubins[8];
     mc_sources files = {.arena = arena};
     mc_diags d;
     mc_gpu_toolchain t = {.n_threads = 1};
@@ -61,7 +67,7 @@ compile(mc_arena *arena, const char *const *names, const char *const *texts, uin
     return true;
 }
 
-static const moec_abi_gpu *
+static moec_abi_gpu *
 gpu_of(mc_arena *arena, const moec_abi_gpu_code *codes, uint32_t n)
 {
     moec_abi_gpu *g = MC_NEW(arena, moec_abi_gpu);
@@ -72,27 +78,40 @@ gpu_of(mc_arena *arena, const moec_abi_gpu_code *codes, uint32_t n)
 const moec_abi_model *
 fake_gpu_counter(mc_arena *arena)
 {
-    static const char *const names[] = {"append", "count"};
-    static const char *const texts[] = {append_text, count_text};
-    moec_abi_gpu_code *codes = MC_NEW_N(arena, moec_abi_gpu_code, 2);
+    static const char *const names[] = {"append", "count", "moec_sample_greatest", "moec_sample_weights",
+                                        "moec_sample_draw"};
+    static const char *const texts[] = {append_text, count_text, SAMPLE("sample_greatest", 512),
+                                        SAMPLE("sample_weights", 256), SAMPLE("sample_draw", 512)};
+    enum { N = sizeof names / sizeof *names };
+    moec_abi_gpu_code *codes = MC_NEW_N(arena, moec_abi_gpu_code, N);
     codes[0].threads = 64;
     codes[0].grid[0] = (moec_abi_grid_axis){.from = 2, .div = 64};
     codes[1].threads = 256;
     codes[1].grid[0] = (moec_abi_grid_axis){.from = 2, .div = 1};
-    if (!compile(arena, names, texts, 2, codes)) return NULL;
+    codes[2].threads = codes[4].threads = 512;
+    codes[3].threads = 256;
+    codes[3].grid[0] = (moec_abi_grid_axis){.from = 0, .div = 256};
+    if (!compile(arena, names, texts, N, codes)) return NULL;
     moec_abi_model *m = MC_NEW(arena, moec_abi_model);
     moec_abi_launch *launches = MC_NEW_N(arena, moec_abi_launch, 2);
-    moec_abi_expr *exprs = MC_NEW_N(arena, moec_abi_expr, 3);
+    moec_abi_expr *exprs = MC_NEW_N(arena, moec_abi_expr, 4);
     *m = *fake_counter();
     exprs[0] = fake_sym(1, 0);
     exprs[1] = fake_sym(1, 1);
     exprs[2] = fake_syms(1, 0, 1);
+    exprs[3] = fake_const(SAMPLE_BYTES);
     memcpy(launches, m->launches, 2 * sizeof *launches);
     launches[0].n_ints = launches[1].n_ints = 3;
     m->launches = launches;
     m->exprs = exprs;
+    m->n_exprs = 4;
     m->kernels = NULL;
-    m->gpu = gpu_of(arena, codes, 2);
+    m->kernel_names = names;
+    m->n_kernels = N;
+    moec_abi_gpu *gpu = gpu_of(arena, codes, N);
+    gpu->first_scratch = 3;
+    gpu->n_scratch = 1;
+    m->gpu = gpu;
     return m;
 }
 

@@ -130,10 +130,15 @@ feed_both(rig *r, moec_session *cpu, size_t n_sequences, size_t n, int32_t first
     OK(moec_session_truncate(r->session, moec_session_past(cpu), &error));
     OK(moec_session_feed(cpu, ids, n_sequences, n, NULL, &error));
     OK(moec_session_feed(r->session, ids, n_sequences, n, NULL, &error));
-    int32_t a, b;
-    OK(moec_sample(cpu, n_sequences - 1, NULL, 0, &a, &error));
-    OK(moec_sample(r->session, n_sequences - 1, NULL, 0, &b, &error));
-    ck_assert_int_eq(a, b);
+    for (uint64_t step = 0; step < 6; step++) {
+        int32_t a, b;
+        moec_sampling sampling = {.temperature = step % 2, .top_p = step < 4 ? 0.5 : 0, .seed = step};
+        OK(moec_sample(cpu, n_sequences - 1, &sampling, step, &a, &error));
+        OK(moec_sample(r->session, n_sequences - 1, &sampling, step, &b, &error));
+        ck_assert_int_eq(a, b);
+    }
+    for (size_t b = 0; b < n_sequences; b++)
+        ck_assert_mem_eq(moec_session_logits(r->session, b), moec_session_logits(cpu, b), VOCAB * sizeof *ours);
 }
 
 START_TEST(steps_as_on_a_processor)

@@ -97,15 +97,18 @@ MC_FN int
 sort_chunk(sort_memory<E> &m, i64 first, int n, Get get, Where where, Out out)
 {
     constexpr int WARPS = sort_shape<E>::warps, ITEMS = sort_shape<E>::items, THREADS = sort_shape<E>::threads;
-    int tid = int(threadIdx.x), lane = tid & 31, warp = tid >> 5, begin = warp * 32 * ITEMS + lane;
+    int tid = int(threadIdx.x), lane = tid & 31, warp = tid >> 5;
+    int steps = (n + THREADS - 1) / THREADS, begin = warp * 32 * steps + lane; // few choices: all warps have some
     u32 below = (1u << lane) - 1;
     u32 seat[ITEMS]; // the id, then with the rank among those of the warp above it
 #pragma unroll
-    for (int s = 0; s < ITEMS; s++) seat[s] = begin + s * 32 < n ? u32(get(first + begin + s * 32)) : NOBODY;
+    for (int s = 0; s < ITEMS; s++)
+        seat[s] = s < steps && begin + s * 32 < n ? u32(get(first + begin + s * 32)) : NOBODY;
     for (int i = tid; i < WARPS * E; i += THREADS) (&m.counts[0][0])[i] = 0;
     block_sync();
 #pragma unroll
     for (int s = 0; s < ITEMS; s++) {
+        if (s >= steps) break;
         u32 id = seat[s];
         bool real = id < u32(E);
         u32 same = same_expert<E>(id, real);
@@ -140,7 +143,7 @@ sort_chunk(sort_memory<E> &m, i64 first, int n, Get get, Where where, Out out)
             int id = int(seat[s] & 0xFFFF), at = m.counts[warp][id] + int(seat[s] >> 16);
             m.item[at] = u16(i);
             m.expert[at] = u16(id);
-        } else if (i < n) {
+        } else if (s < steps && i < n) {
             out.none(first + i);
         }
     }

@@ -35,11 +35,13 @@ def main():
         folder = folder_of(name)
         if folder is None:
             continue
-        if path.suffix == ".c":
-            if path.stem in stems:
-                print(f"{name}: another file is called {path.stem}.c: {stems[path.stem]}")
+        if path.suffix == ".c":  # backends have files of the same name for the same family of operations
+            backend = re.match(r"codegen/\w+", name)
+            key = (backend.group() if backend else "", path.stem)
+            if key in stems:
+                print(f"{name}: another file is called {path.stem}.c: {stems[key]}")
                 bad += 1
-            stems[path.stem] = name
+            stems[key] = name
         for number, line in enumerate(path.read_text().splitlines(), 1):
             match = re.match(r'\s*#\s*include\s+"([^"]+)"', line)
             if not match:

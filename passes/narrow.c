@@ -6,7 +6,8 @@
  *   refuses   nothing
  *
  * The precision is `compute` of the precision block, else `storage`, else the type of the model's matrices (FP8: bf16).
- * A product whose weight is stored in another type, or whose role is router while `router` is f32, stays as it is.
+ * A product whose weight is stored in another type, or whose role is router while `router` is f32, stays as it is;
+ * attention too while `cache` is f32.
  *
  * before:  %h = rmsnorm %x, %n : f32                     after:  %h = rmsnorm %x, %n {to = bf16} : bf16
  *          %k = linear %h, %w : f32                              %k = linear %h, %w {to = bf16} : bf16
@@ -77,6 +78,8 @@ is_router_gradient(const narrowing *n, const mc_op *op)
 static bool
 wanted(const narrowing *n, const mc_op *op, const product *p)
 {
+    bool attention = op->opcode == MC_OP_SDPA || op->opcode == MC_OP_LATENT_SDPA;
+    if (attention && !n->cache && !n->train) return false; /* a cast would be of the whole history */
     if (!p->weight) return n->router || !is_router_gradient(n, op);
     const mc_value *w = mc_operand(op, mc_operand_index(op->opcode, p->weight));
     const mc_op *weight = mc_def_is(w, MC_OP_WEIGHT);

@@ -164,7 +164,7 @@ keep_linked(mc_route_chain *c)
     c->ops.n = n;
 }
 
-/* All that could stand here with `first`, then what does. */
+/* All that could stand here with `first`. */
 static void
 grow(mc_route_chain *c, const mc_op *first)
 {
@@ -175,20 +175,24 @@ grow(mc_route_chain *c, const mc_op *first)
         else if (op == first)
             return;
     }
-    keep_linked(c);
 }
 
-/* Shortens the chain until its kernel has few enough arguments and ends with something that counts. */
 static bool
+routes(const mc_route_chain *c)
+{
+    for (size_t i = 0; i < c->ops.n; i++)
+        if (is_routing(c->ops.items[i])) return true;
+    return false;
+}
+
+/* Shortens the chain until its kernel has few enough arguments. */
+static void
 settle(mc_route_chain *c)
 {
-    bool routes = false;
     do {
         write_text(c);
         if (c->ptrs.n > MOEC_ABI_MAX_PTRS) c->ops.n--;
     } while (c->ops.n && c->ptrs.n > MOEC_ABI_MAX_PTRS);
-    for (size_t i = 0; i < c->ops.n; i++) routes |= is_routing(c->ops.items[i]);
-    return routes;
 }
 
 bool
@@ -198,7 +202,9 @@ mc_gpu_fuse_routes(mc_plan *p, const mc_op *op)
         if (p->done.items[i] == op) return true;
     mc_route_chain c = begin(p, op, CHAIN_WIDTH);
     grow(&c, op);
-    bool found = c.ops.n && settle(&c);
+    if (routes(&c)) keep_linked(&c);
+    if (routes(&c)) settle(&c);
+    bool found = routes(&c);
     if (found) {
         launch(&c);
         for (size_t i = 0; i < c.ops.n; i++) mc_vec_push(p->arena, &p->done, c.ops.items[i]);

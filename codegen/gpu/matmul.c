@@ -71,9 +71,11 @@ mc_gpu_product_is(mc_plan *p, const mc_value *v, moec_dtype dtype, const char *w
 mc_str
 mc_gpu_product_form(mc_plan *p, const mc_gpu_product *product, const char *act_prefix)
 {
-    static const char *const names[] = {"EXPERTS", "PAIR", "COLUMNS", "ALIGNED", "EVEN", "CORES", "GATED", "ADD"};
+    static const char *const names[] = {"EXPERTS", "PAIR",  "COLUMNS", "ALIGNED", "EVEN",
+                                        "CORES",   "GATED", "ADD",     "SPLIT"};
+    enum { N_NAMES = sizeof names / sizeof *names };
     mc_str form = MC_STR("0");
-    for (int i = 0, n = 0; i < 8; i++)
+    for (int i = 0, n = 0; i < N_NAMES; i++)
         if (product->form >> i & 1)
             form = n++ ? mc_strf(p->arena, "%.*s | %s", MC_FMT(form), names[i]) : mc_strf(p->arena, "%s", names[i]);
     mc_str act = product->act.len ? mc_strf(p->arena, ", %s%.*s", act_prefix, MC_FMT(product->act)) : product->act;

@@ -13,7 +13,8 @@ enum {
     MC_FORM_EVEN = 16,
     MC_FORM_CORES = 32,
     MC_FORM_GATED = 64,
-    MC_FORM_ADD = 128
+    MC_FORM_ADD = 128,
+    MC_FORM_SPLIT = 256
 };
 
 enum { MC_GPU_MOST_GROUPS = 1024 /* SCHEDULE_GROUPS */ };

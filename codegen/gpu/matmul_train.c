@@ -1,9 +1,17 @@
-/* Gradients of weights: kernels/matmul_dw.cuh. A result that lies in a gradient is added to it. */
+/* Gradients of weights: kernels/matmul_dw.cuh. A result that lies in a gradient is added to it. One that has few tiles
+ * (a router's) is summed in parts, so that more blocks take part. */
 #include "codegen/gpu/matmul.h"
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
 
-enum { LEAST_SIDE = 64, LEAST_ROWS = 32 /* of mc_gpu_product_kernel's grid */ };
+enum {
+    LEAST_SIDE = 64,
+    LEAST_ROWS = 32, /* of mc_gpu_product_kernel's grid */
+    GREAT_SIDE = 128,
+    FEW_TILES = 64, /* great ones, that leave most multiprocessors idle */
+    PARTS = 16,     /* DW_PARTS */
+    JOIN_THREADS = 256
+};
 
 static bool
 check(mc_plan *p, const mc_op *op, int64_t groups)
@@ -23,15 +31,32 @@ check(mc_plan *p, const mc_op *op, int64_t groups)
 static unsigned
 form_of(const mc_op *op, bool experts, const mc_value *gates, int64_t o, int64_t i)
 {
-    const mc_value *dw = mc_result(op, 0);
     moec_dtype dy = mc_operand(op, 0)->type->dtype, x = mc_operand(op, 1)->type->dtype;
     unsigned form = experts ? MC_FORM_EXPERTS : 0;
     if (o % 8 == 0 && i % 8 == 0) form |= MC_FORM_ALIGNED;
     if (i % 4 == 0) form |= MC_FORM_EVEN;
     if ((form & MC_FORM_ALIGNED) && dy == x && dy != MOEC_F32) form |= MC_FORM_CORES;
     if (gates) form |= MC_FORM_GATED;
-    if (mc_plan_in_gradient(dw)) form |= MC_FORM_ADD;
+    if (!experts && mc_gpu_tiles(o, GREAT_SIDE) * mc_gpu_tiles(i, GREAT_SIDE) < FEW_TILES)
+        form |= MC_FORM_SPLIT;
+    else if (mc_plan_in_gradient(mc_result(op, 0)))
+        form |= MC_FORM_ADD;
     return form;
+}
+
+static void
+join(mc_plan *p, const mc_op *op, int64_t n)
+{
+    const mc_value *dw = mc_result(op, 0);
+    int width = n % 4 == 0 ? 4 : 1;
+    mc_gpu_code code = {.file = "matmul_dw.cuh", .threads = JOIN_THREADS};
+    code.call = mc_strf(p->arena, "dw_join<%s, %d, %s>(a);", mc_gpu_type(dw->type->dtype), width,
+                        mc_plan_in_gradient(dw) ? "true" : "false");
+    mc_gpu_grid(&code, 0, 1, (uint32_t)(JOIN_THREADS * width));
+    mc_plan_launch(p, mc_gpu_kernel_of(p, &code));
+    mc_gpu_value(p, dw);
+    mc_gpu_int(p, mc_plan_rows(p, mc_operand(op, 0)->type));
+    mc_plan_const(p, n);
 }
 
 void
@@ -52,6 +77,10 @@ mc_gpu_select_matmul_dw(mc_plan *p, const mc_op *op)
                               .y = dw->type->dtype,
                               .r = MOEC_F32,
                               .form = form_of(op, experts, lists[3], o, i)};
+    bool split = product.form & MC_FORM_SPLIT;
+    int64_t parts = split ? PARTS : groups;
+    if (split) product.y = MOEC_F32;
+    if (split) mc_plan_scratch_dim(p, mc_dim_const(PARTS * o * i * 4));
     mc_plan_launch(p, mc_gpu_product_kernel(p, &product, 1));
     mc_gpu_value(p, dw);
     mc_gpu_value(p, dy);
@@ -61,5 +90,6 @@ mc_gpu_select_matmul_dw(mc_plan *p, const mc_op *op)
     mc_plan_const(p, o);
     mc_plan_const(p, i);
     mc_plan_const(p, groups);
-    mc_plan_const(p, groups * mc_gpu_tiles(o, LEAST_SIDE) * mc_gpu_tiles(i, LEAST_SIDE) * LEAST_ROWS);
+    mc_plan_const(p, parts * mc_gpu_tiles(o, LEAST_SIDE) * mc_gpu_tiles(i, LEAST_SIDE) * LEAST_ROWS);
+    if (split) join(p, op, o * i);
 }

@@ -2,7 +2,9 @@
 // tiles is known before; what differs from group to group is how long the sums are. A gradient is added to, and its
 // sums go on from what it holds; where the caller has none (null) nothing is done.
 //
-// A form: X is the type of dy, W of x, Y of dw; EXPERTS, ALIGNED, EVEN, CORES, GATED, ADD.
+// A form: X is the type of dy, W of x, Y of dw; EXPERTS, ALIGNED, EVEN, CORES, GATED, ADD, SPLIT. A gradient of few
+// tiles and many rows is SPLIT: every part of the rows is a group, whose sums go to scratch memory, and dw_join adds
+// them up in their order.
 //
 // ptr: dw, dy, x, offsets, rows of dy, rows of x, gates   i: rows, O, I, groups, tiles for the grid
 #pragma once
@@ -13,6 +15,15 @@
 using mma_dw_great = mma_shape<128, 128, 32, 4, 2, 4>;
 using mma_dw_small = mma_shape<64, 64, 64, 4, 2, 4>;
 
+enum { DW_PARTS = 16, DW_PART = 1024 /* rows of a part, at least */ };
+
+MC_FN i32
+dw_parts(i64 rows)
+{
+    i64 parts = rows / DW_PART;
+    return parts < 1 ? 1 : parts < DW_PARTS ? i32(parts) : i32(DW_PARTS);
+}
+
 template <typename F> struct dw_product {
     using Y = typename F::Y;
     const mc_args &a;
@@ -20,26 +31,29 @@ template <typename F> struct dw_product {
 
     MC_FN
     dw_product(const mc_args &args)
-        : a(args), rows(i32(args.i[0])), m(i32(args.i[1])), n(i32(args.i[2])), groups(i32(args.i[3]))
+        : a(args), rows(i32(args.i[0])), m(i32(args.i[1])), n(i32(args.i[2])),
+          groups(F::is(SPLIT) ? dw_parts(args.i[0]) : i32(args.i[3]))
     {
     }
 
     MC_FN i32
     begin(i32 group) const
     {
+        if (F::is(SPLIT)) return i32(i64(rows) * group / groups);
         return F::is(EXPERTS) ? arg<const i32>(a, 3)[group] : 0;
     }
 
     MC_FN i32
     end(i32 group) const
     {
-        return F::is(EXPERTS) ? arg<const i32>(a, 3)[group + 1] : rows;
+        return F::is(EXPERTS) || F::is(SPLIT) ? begin(group + 1) : rows;
     }
 
     MC_FN Y *
     at(i32 group, i32 row, i32 column) const
     {
-        return arg<Y>(a, 0) + (i64(group) * m + row) * n + column;
+        Y *to = F::is(SPLIT) ? static_cast<Y *>(a.scratch) : arg<Y>(a, 0);
+        return to + (i64(group) * m + row) * n + column;
     }
 
     /* N neighbouring elements: what is there, before the sum; and the sum. */
@@ -166,4 +180,22 @@ matmul_dw(const mc_args &a)
         else
             dw_tiles<64, 64>(p, [&](mc_tile t) { dw_simt_tile<small>(p, memory, t); });
     }
+}
+
+/* The parts of a SPLIT gradient, V neighbouring elements a thread. ptr: dw   i: rows, elements of dw */
+template <typename Y, int V, bool ADDED>
+MC_FN void
+dw_join(const mc_args &a)
+{
+    i64 at = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V, size = a.i[1];
+    if (!a.ptr[0] || at >= size) return;
+    f32 sum[V], part[V];
+    Y *to = arg<Y>(a, 0) + at;
+    if (ADDED) load_floats<V>(to, sum);
+    for (i32 g = 0; g < dw_parts(a.i[0]); g++) {
+        load_floats<V>(static_cast<const f32 *>(a.scratch) + g * size + at, part);
+#pragma unroll
+        for (int i = 0; i < V; i++) sum[i] = ADDED || g ? add_rn(sum[i], part[i]) : part[i];
+    }
+    store_floats<V>(to, sum);
 }

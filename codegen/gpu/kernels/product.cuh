@@ -24,7 +24,8 @@ enum {
     EVEN = 16,   /* rows of the result are multiples of 4 elements */
     CORES = 32,  /* by tensor cores: X is bf16 or f16, W the same or FP8 (of 16 elements), ALIGNED */
     GATED = 64,  /* the terms of dw have factors */
-    ADD = 128    /* to what is there (a gradient) */
+    ADD = 128,   /* to what is there (a gradient) */
+    SPLIT = 256  /* the sums of dw are made in parts, which lie in scratch memory */
 };
 
 /* Element types of x, weight, result and residual; what is known. */

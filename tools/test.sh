@@ -54,4 +54,8 @@ if [ -z "$fast" ]; then
 fi
 
 build release -DMOEC_PYTHON="$(tools/python.sh)"
-check release
+if [ -n "$fast" ]; then
+    check release
+else
+    check release -LE plain # those ran without LLVM, with the same flags
+fi

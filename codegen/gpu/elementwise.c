@@ -180,13 +180,16 @@ launch(mc_plan *p, const mc_op *op, const mc_value *const *results, int n_result
     write_formula(&f, op);
     merged m = merge(&f);
     mc_gpu_code code = code_of(&f, op, &m, results, n_results);
+    mc_gpu_sizes sizes = {0};
+    mc_gpu_sizes_add(p, &sizes, mc_plan_count(p, f.y->type));
+    for (int a = 0; a < m.n_axes; a++) mc_gpu_sizes_add(p, &sizes, m.sizes[a]);
+    mc_gpu_sizes_call(p, &sizes, &code);
     if (op->opcode == MC_OP_ACCUMULATE) /* the parameter may be frozen: no gradient */
         code.call = mc_strf(p->arena, "if (a.ptr[%d]) %.*s", f.n_operands, MC_FMT(code.call));
     mc_plan_launch(p, mc_gpu_kernel_get(p, &code, "%.*s", MC_FMT(kernel_name(p->arena, op, &code))));
     for (int i = 0; i < f.n_operands; i++) mc_gpu_value(p, f.operands[i]);
     for (int i = 0; i < n_results; i++) mc_gpu_value(p, results[i]);
-    mc_gpu_int(p, mc_plan_count(p, f.y->type));
-    for (int a = 0; a < m.n_axes; a++) mc_gpu_int(p, m.sizes[a]);
+    mc_gpu_sizes_push(p, &sizes);
     for (int i = 0; i < f.n_numbers; i++) mc_plan_float(p, f.numbers[i]);
 }
 

@@ -104,16 +104,27 @@ count_of(mc_plan *p, const walk *w)
 static void
 push_values(mc_plan *p, const walk *w, int64_t bytes)
 {
+    if (mc_gpu_grows(p, w->x_offset) || mc_gpu_grows(p, w->y_offset))
+        mc_plan_refuse(p, "where a part begins changes with every cached position");
     mc_plan_ptr_at(p, w->x, mc_plan_times(p, w->x_offset, mc_dim_const(bytes)));
     mc_plan_ptr_at(p, w->y, mc_plan_times(p, w->y_offset, mc_dim_const(bytes)));
 }
 
 static void
-push_axes(mc_plan *p, const walk *w)
+add_axes(mc_plan *p, const walk *w, mc_gpu_sizes *sizes)
 {
-    for (int a = 0; a < w->n; a++) mc_gpu_int(p, w->size[a]);
-    for (int a = 0; a < w->n; a++) mc_gpu_int(p, w->from[a]);
-    for (int a = 0; a < w->n; a++) mc_gpu_int(p, w->to[a]);
+    for (int a = 0; a < w->n; a++) mc_gpu_sizes_add(p, sizes, w->size[a]);
+    for (int a = 0; a < w->n; a++) mc_gpu_sizes_add(p, sizes, w->from[a]);
+    for (int a = 0; a < w->n; a++) mc_gpu_sizes_add(p, sizes, w->to[a]);
+}
+
+static void
+launch(mc_plan *p, const walk *w, int64_t bytes, mc_gpu_code *code, const mc_gpu_sizes *sizes)
+{
+    mc_gpu_sizes_call(p, sizes, code);
+    mc_plan_launch(p, mc_gpu_kernel_of(p, code));
+    push_values(p, w, bytes);
+    mc_gpu_sizes_push(p, sizes);
 }
 
 static void
@@ -124,36 +135,34 @@ launch_move(mc_plan *p, walk *w, int64_t bytes)
     mc_gpu_code code = {.file = "move.cuh", .threads = MC_GPU_FLAT_THREADS};
     code.call = mc_strf(p->arena, "move<%s, %d>(a);", unit_type(n * bytes), w->n);
     mc_gpu_grid(&code, 0, 0, MC_GPU_FLAT_THREADS);
-    mc_plan_launch(p, mc_gpu_kernel_of(p, &code));
-    push_values(p, w, bytes);
     w->size[last] = less(w->size[last], n);
     for (int a = 0; a < last; a++) {
         w->from[a] = less(w->from[a], n);
         w->to[a] = less(w->to[a], n);
     }
-    mc_gpu_int(p, count_of(p, w));
-    push_axes(p, w);
+    mc_gpu_sizes sizes = {0};
+    mc_gpu_sizes_add(p, &sizes, count_of(p, w));
+    add_axes(p, w, &sizes);
+    launch(p, w, bytes, &code, &sizes);
 }
 
 /* at_x and at_y: the axes whose neighbours lie together in x and in y. */
 static void
 launch_turn(mc_plan *p, walk *w, int64_t bytes, int at_x, int at_y)
 {
-    mc_dim count = count_of(p, w), size_x = w->size[at_x], to = w->to[at_x], size_y = w->size[at_y],
-           from = w->from[at_y];
+    mc_gpu_sizes sizes = {0};
+    mc_gpu_sizes_add(p, &sizes, count_of(p, w));
+    mc_gpu_sizes_add(p, &sizes, w->size[at_x]);
+    mc_gpu_sizes_add(p, &sizes, w->to[at_x]);
+    mc_gpu_sizes_add(p, &sizes, w->size[at_y]);
+    mc_gpu_sizes_add(p, &sizes, w->from[at_y]);
     remove_axis(w, at_x > at_y ? at_x : at_y);
     remove_axis(w, at_x > at_y ? at_y : at_x);
     mc_gpu_code code = {.file = "move.cuh", .threads = TILE_THREADS};
     code.call = mc_strf(p->arena, "turn<%s, %d>(a);", unit_type(bytes), w->n);
     mc_gpu_grid(&code, 0, 0, TILE);
-    mc_plan_launch(p, mc_gpu_kernel_of(p, &code));
-    push_values(p, w, bytes);
-    mc_gpu_int(p, count);
-    mc_gpu_int(p, size_x);
-    mc_gpu_int(p, to);
-    mc_gpu_int(p, size_y);
-    mc_gpu_int(p, from);
-    push_axes(p, w);
+    add_axes(p, w, &sizes);
+    launch(p, w, bytes, &code, &sizes);
 }
 
 static void

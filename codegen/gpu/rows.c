@@ -53,7 +53,7 @@ mc_gpu_kernel_of(mc_plan *p, const mc_gpu_code *code)
 {
     char *name = mc_arena_alloc(p->arena, code->call.len + 1);
     size_t n = 0;
-    for (size_t i = 0; i < code->call.len && code->call.data[i] != '('; i++) {
+    for (size_t i = 0; i < code->call.len; i++) {
         char c = code->call.data[i];
         if (isalnum((unsigned char)c) || c == '_') {
             name[n++] = c;
@@ -65,6 +65,61 @@ mc_gpu_kernel_of(mc_plan *p, const mc_gpu_code *code)
     bool is_template = memchr(code->call.data, '<', code->call.len) != NULL; /* else the function has this name */
     return mc_gpu_kernel_get(p, code, "%.*s%s", (int)n, name, is_template ? "" : "_kernel");
 }
+
+/* ---- sizes that grow ----------------------------------------------------------------------------------------------
+ */
+
+/* d for one cached position; false when that is not d divided by their number. */
+static bool
+without_history(const mc_plan *p, mc_dim *d)
+{
+    int n = 0;
+    for (int i = 0; i < d->n_syms; i++)
+        if (p->syms.items[d->syms[i]].kind != 2) d->syms[n++] = d->syms[i];
+    bool once = n + 1 == d->n_syms && d->add == 0;
+    for (int i = n; i < d->n_syms; i++) d->syms[i] = 0;
+    d->n_syms = (uint8_t)n;
+    return once;
+}
+
+void
+mc_gpu_sizes_add(mc_plan *p, mc_gpu_sizes *s, mc_dim d)
+{
+    if (s->n == MOEC_ABI_MAX_INTS) {
+        mc_plan_refuse(p, "it needs more than %d sizes", (int)MOEC_ABI_MAX_INTS);
+        return;
+    }
+    if (mc_gpu_grows(p, d)) {
+        s->grows |= 1u << s->n;
+        if (!without_history(p, &d)) mc_plan_refuse(p, "a size is no multiple of the number of cached positions");
+    }
+    s->items[s->n++] = d;
+}
+
+void
+mc_gpu_sizes_call(mc_plan *p, const mc_gpu_sizes *s, mc_gpu_code *code)
+{
+    enum { BLOCKS = 1024 };
+    if (!s->grows) return;
+    mc_str head = mc_str_slice(code->call, 0, code->call.len - strlen("(a);"));
+    code->call = mc_strf(p->arena, "mc_args g = grown<%u, %d>(a); %.*s(g);", s->grows, s->n, MC_FMT(head));
+    code->grid[0] = (moec_abi_grid_axis){.from = MOEC_ABI_GRID_ONE, .div = 1, .add = BLOCKS};
+}
+
+void
+mc_gpu_sizes_push(mc_plan *p, const mc_gpu_sizes *s)
+{
+    for (int i = 0; i < s->n; i++) mc_plan_int(p, s->items[i]);
+    if (!s->grows) return;
+    for (size_t i = 0; i < p->syms.n; i++) {
+        if (p->syms.items[i].kind != 1) continue;
+        mc_plan_int(p, mc_dim_sym((int)i));
+        return;
+    }
+    mc_plan_refuse(p, "nothing says how many positions are new");
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
 
 static uint32_t
 lanes_for(int64_t d, uint32_t width)

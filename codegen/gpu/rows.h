@@ -17,8 +17,20 @@ bool mc_gpu_is_float(moec_dtype dtype); /* kernels read and write it as floats: 
 /* Refuses an op with operands or results of other types. */
 bool mc_gpu_need_floats(mc_plan *p, const mc_op *op);
 
-/* The kernel, named after its call: "norm<span<64, 16, 4>, 0, f32>(a);" is norm_span_64_16_4_0_f32. */
+/* The kernel, named after its call: "norm<span<64, 16, 4>, 0, f32>(a);" is norm_span_64_16_4_0_f32_a. */
 mc_plan_kernel *mc_gpu_kernel_of(mc_plan *p, const mc_gpu_code *code);
+
+/* The integers of a launch. Those that follow the number of cached positions are given for one position, and the kernel
+ * multiplies them (kernels/growth.cuh); its call is "name<...>(a);", and it walks on when its blocks are too few. */
+typedef struct mc_gpu_sizes {
+    mc_dim items[MOEC_ABI_MAX_INTS];
+    int n;
+    uint32_t grows; /* bit i: item i does */
+} mc_gpu_sizes;
+
+void mc_gpu_sizes_add(mc_plan *p, mc_gpu_sizes *s, mc_dim d);
+void mc_gpu_sizes_call(mc_plan *p, const mc_gpu_sizes *s, mc_gpu_code *code); /* once all have been added */
+void mc_gpu_sizes_push(mc_plan *p, const mc_gpu_sizes *s);
 
 /* Launches function<span, parameters> along the last axis of x, with its first two integers, rows and d. `code` has the
  * file and the prelude. */

@@ -5,6 +5,7 @@
 // ptr: operands, results   i: elements of a result, sizes of its axes, outermost first   f: the formula's numbers
 #pragma once
 #include "activation.cuh"
+#include "growth.cuh"
 #include "vectors.cuh"
 
 template <typename T, u32 AXES> struct operand {
@@ -65,11 +66,12 @@ template <typename F, int V, int N, typename R, typename... X>
 MC_FN void
 elementwise(const mc_args &a)
 {
-    i64 flat = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V;
-    if (flat >= a.i[0]) return;
-    if (N > 1 && a.i[0] >> 32 == 0) {
-        elementwise_at<F, V, N>(a, u32(flat), R(), X()...);
-    } else {
-        elementwise_at<F, V, N>(a, u64(flat), R(), X()...);
+    i64 step = i64(gridDim.x) * blockDim.x * V;
+    for (i64 flat = (i64(blockIdx.x) * blockDim.x + threadIdx.x) * V; flat < a.i[0]; flat += step) {
+        if (N > 1 && a.i[0] >> 32 == 0) {
+            elementwise_at<F, V, N>(a, u32(flat), R(), X()...);
+        } else {
+            elementwise_at<F, V, N>(a, u64(flat), R(), X()...);
+        }
     }
 }

@@ -6,7 +6,7 @@
 //                          that is innermost in y, then as move for the N others
 // unslice   ptr: x, y   i: units of y, units of y in a row, of x in a row, of y before x
 #pragma once
-#include "base.cuh"
+#include "growth.cuh"
 
 typedef vec<u32, 4> u128;
 
@@ -28,14 +28,16 @@ template <typename T, int N>
 MC_FN void
 move(const mc_args &a)
 {
-    i64 flat = i64(blockIdx.x) * blockDim.x + threadIdx.x, x = 0, y = 0;
-    if (flat >= a.i[0]) return;
-    if (a.i[0] >> 32 == 0) {
-        walk<N>(a, 1, u32(flat), x, y);
-    } else {
-        walk<N>(a, 1, u64(flat), x, y);
+    i64 step = i64(gridDim.x) * blockDim.x;
+    for (i64 flat = i64(blockIdx.x) * blockDim.x + threadIdx.x; flat < a.i[0]; flat += step) {
+        i64 x = 0, y = 0;
+        if (a.i[0] >> 32 == 0) {
+            walk<N>(a, 1, u32(flat), x, y);
+        } else {
+            walk<N>(a, 1, u64(flat), x, y);
+        }
+        arg<T>(a, 1)[y] = arg<const T>(a, 0)[x];
     }
-    arg<T>(a, 1)[y] = arg<const T>(a, 0)[x];
 }
 
 /* Tiles of 32 by 32 through shared memory, so that neighbours in x are read, and neighbours in y written, together. */

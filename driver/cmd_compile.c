@@ -267,6 +267,9 @@ mc_cmd_compile(const mc_cli *cli)
     moec_compile_options options;
     emit_kind kind;
     if (!mc_command_options(cli, &options) || !choose_emit(cli, &kind)) return MC_EXIT_USAGE;
+    if (options.gpu && !options.target && (kind == EMIT_LL || kind == EMIT_ASM))
+        return mc_cli_usage("--emit %s is of CPU code: add --target, or see the GPU's with --dump-dir",
+                            emit_names[kind]);
     const char *path = mc_cli_one_file(cli);
     if (!path) return MC_EXIT_USAGE;
     mc_unit u;

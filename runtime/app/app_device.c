@@ -87,6 +87,7 @@ mc_app_choose(mc_app *app, const mc_app_code *code)
         if (status != MC_APP_OK || good) return status;
         moec_model_destroy(app->model);
         app->model = NULL;
+        if (!mc_app_has(app, MC_APP_INFO)) fprintf(stderr, "%s: on the processor: %s\n", app->name, app->why.text);
     }
     app->abi = code->cpu;
     return moec_model_from_abi(code->cpu, &app->model, &error) == MOEC_OK ? MC_APP_OK

@@ -77,7 +77,7 @@ def environment(moec, folder, case_file):
     bin_folder = folder / "bin"
     bin_folder.mkdir()
     (bin_folder / "moec").symlink_to(moec)
-    kept = {k: os.environ[k] for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS") if k in os.environ}
+    kept = {k: os.environ[k] for k in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "FAKE_NVRTC", "FAKE_CUDA") if k in os.environ}
     return {
         **kept,
         "PATH": f"{bin_folder}:{os.environ['PATH']}",

@@ -57,10 +57,10 @@ static void
 print_backends(mc_opcode opcode, const mc_op_info *op, mc_buf *out)
 {
     bool reaches_code = op->stages & MC_IN_PLAN;
-    mc_buf_printf(out, "\n- runs on: the interpreter%s",
-                  !reaches_code                   ? "; a pass replaces it before code is made"
-                  : mc_backend_has_kernel(opcode) ? ", CPU"
-                                                  : "");
+    mc_buf_puts(out, "\n- runs on: the interpreter");
+    if (!reaches_code) mc_buf_puts(out, "; a pass replaces it before code is made");
+    if (reaches_code && mc_backend_has_kernel(opcode)) mc_buf_puts(out, ", CPU");
+    if (reaches_code && mc_backend_gpu_has_kernel(opcode)) mc_buf_puts(out, ", GPU");
 }
 
 static void

@@ -6,6 +6,7 @@
  * what each takes is left in the cache directory, as gpu_kernels.txt. */
 #include "codegen/gpu/cubin.h"
 #include "codegen/gpu/gpu.h"
+#include "codegen/gpu/sample.h"
 #include "codegen/gpu/select.h"
 #include "driver/unit.h"
 #include "runtime/base/cache_dir.h"
@@ -105,7 +106,10 @@ add_plan(const mc_module *module, const char *path, const char *variant, mc_diag
     mc_plan *p = MC_NEW(scratch, mc_plan);
     const char *origin = mc_strf(arena, "%s (%s)", path, variant).data;
     n_plans++;
-    if (!mc_plan_build(p, scratch, module, &mc_gpu_backend, diags)) refuse(path, variant, diags);
+    if (mc_plan_build(p, scratch, module, &mc_gpu_backend, diags))
+        mc_gpu_add_sampling(p);
+    else
+        refuse(path, variant, diags);
     for (size_t i = 0; i < p->kernels.n; i++)
         for (int a = 0; a < N_ARCHS; a++) add_kernel(p->kernels.items[i], archs[a].number, scratch, origin);
     mc_arena_destroy(scratch);
@@ -398,7 +402,9 @@ END_TEST
 int
 main(void)
 {
-    mallopt(M_TRIM_THRESHOLD, 1 << 30); /* a thousand plans come and go */
+    mallopt(M_TRIM_THRESHOLD, 1 << 30); /* a thousand plans come and go: their memory is used again */
+    mallopt(M_MMAP_THRESHOLD, 1 << 25);
+    mallopt(M_TOP_PAD, 1 << 24);
     arena = mc_arena_create();
     mc_map_init(&seen, arena);
     gather();

@@ -17,7 +17,8 @@ vocabulary(const mc_plan *p)
 static void
 add(mc_plan *p, const char *name, uint32_t threads, uint32_t ids_of_block)
 {
-    mc_gpu_code code = {.file = "sample.cuh", .threads = threads, .call = mc_strf(p->arena, "%s(a);", name)};
+    mc_gpu_code code = {.file = "sample.cuh", .threads = threads, .spills_allowed = true};
+    code.call = mc_strf(p->arena, "%s(a);", name);
     if (ids_of_block) mc_gpu_grid(&code, 0, 0, ids_of_block);
     mc_gpu_kernel_get(p, &code, "moec_%s", name);
 }

@@ -13,7 +13,6 @@
 
 enum {
     THREADS = 256,
-    PER_SM = 2,
     MOST_BLOCKS = 4096, /* that a grid has more than it has tiles: for products of few rows */
     LEAST_ROWS = 32,    /* of a tile */
     LEAST_LINES = 64,
@@ -86,13 +85,14 @@ mc_gpu_product_form(mc_plan *p, const mc_gpu_product *product, const char *act_p
 mc_plan_kernel *
 mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks)
 {
-    mc_gpu_code code = {.file = product->file, .threads = THREADS, .per_sm = PER_SM};
+    mc_gpu_code code = {.file = product->file, .threads = THREADS};
     mc_str form = mc_gpu_product_form(p, product, "op_");
     code.call = mc_strf(p->arena, "%s<%.*s>(a);", product->function, MC_FMT(form));
     bool cores = product->form & MC_FORM_CORES;
     code.shared = !cores ? SHARED_SIMT : product->w == MOEC_F8E4M3 ? SHARED_FP8 : SHARED_CORES;
     /* Multiply-adds and factors of k want more registers than two blocks leave. */
     code.blocks = cores && !(product->form & MC_FORM_GATED) ? 2 : 1;
+    code.per_sm = code.blocks;
     mc_gpu_grid(&code, 0, 4, LEAST_ROWS);
     code.grid[0].add = (uint32_t)(blocks < 1 ? 1 : blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS);
     return mc_gpu_kernel_of(p, &code);

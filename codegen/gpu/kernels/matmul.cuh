@@ -75,7 +75,7 @@ template <typename S, typename F> struct matmul_promote {
     {
         if (done % 128 && done < k) return;
         i32 at = (done - 1 < k - 1 ? done - 1 : k - 1) >> PRODUCT_SCALE_SHIFT;
-        f32 gate = scale ? scale[at] : 1.0f, up = F::is(PAIR) && scale_up ? scale_up[at] : gate;
+        f32 gate = scale ? scale[at] : 1.0f, up = scale_up ? scale_up[at] : 1.0f;
 #pragma unroll
         for (int m = 0; m < S::TILES_M; m++)
 #pragma unroll

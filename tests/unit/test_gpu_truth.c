@@ -1,11 +1,11 @@
 /* The reference checkpoints of transformers on the GPU backend, without a GPU: compiled for sm_80 with the fake NVRTC,
  * run in sessions on the fake driver (tests/gpu/README.md). Logits of a prompt at once, in chunks and token by token
- * must be those of the reference; so must the greedy continuation. What is compared with 16-bit operands is compared
- * less closely. The figures are printed. */
+ * must be those of the reference; so must the greedy continuation. With operands of 16 bits a token near the border
+ * between two experts may choose the other one, so only the whole is compared. The figures are printed. */
 #define _GNU_SOURCE
 #include "tests/unit/truth_rig.h"
 
-static const double max_error_f32 = 2e-5, max_error_narrow = 3e-2;
+static const double max_error_f32 = 2e-5, max_norm_narrow = 2e-2;
 static const char *const compute_f32 = "precision.compute=f32";
 
 static void
@@ -16,16 +16,29 @@ gpu_subject_open(subject *s, const char *name, bool in_f32)
     ck_assert_msg(moec_gpu_open(0, &s->gpu, &s->error) == MOEC_OK, "%s", s->error.text);
 }
 
+/* |a - b| / |b| */
 static double
-worst_of_length(subject *s, const char *length, double allowed)
+norm_error(const float *a, const float *b, int64_t n)
 {
+    double difference = 0, norm = 0;
+    for (int64_t i = 0; i < n; i++) {
+        difference += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        norm += (double)b[i] * (double)b[i];
+    }
+    return sqrt(difference / norm);
+}
+
+static double
+worst_of_length(subject *s, const char *length, bool in_f32)
+{
+    double allowed = in_f32 ? max_error_f32 : max_norm_narrow;
     mc_npy ids = read_npy(s->name, "ids", length), want = read_npy(s->name, "logits", length);
     int64_t steps[] = {ids.dims[1], 3, 1};
     double worst = 0;
     for (int i = 0; i < 3; i++) {
         if (i && ids.dims[1] > 7) continue;
         float *got = logits_of(s, &ids, 0, steps[i]);
-        double error = relative_error(got, as_floats(&want), count(&want));
+        double error = (in_f32 ? relative_error : norm_error)(got, as_floats(&want), count(&want));
         ck_assert_msg(error <= allowed, "%s, T = %s, %d at once: relative error %.3g", s->name, length, (int)steps[i],
                       error);
         if (error > worst) worst = error;
@@ -43,7 +56,7 @@ check_logits(const char *name, bool in_f32)
     gpu_subject_open(&s, name, in_f32);
     double worst = 0;
     for (int i = 0; i < N_LENGTHS; i++) {
-        double error = worst_of_length(&s, lengths[i], in_f32 ? max_error_f32 : max_error_narrow);
+        double error = worst_of_length(&s, lengths[i], in_f32);
         if (error > worst) worst = error;
     }
     printf("%-24s GPU, %s logits within %.2g\n", s.name, in_f32 ? "in f32    " : "as written", worst);

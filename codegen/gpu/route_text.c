@@ -169,10 +169,10 @@ mc_route_joins(const mc_route_chain *c, const mc_op *op)
     if (!f) return false;
     for (int i = 0; f->in[i]; i++)
         if (!operand_fits(c, op, i, f->in[i])) return false;
-    for (int i = 0; i < op->n_results; i++) {
+    for (int i = 0; i < op->n_results; i++) { /* the second result is ids */
         const mc_value *y = mc_result(op, i);
-        bool narrow = y->type->dtype != MOEC_F32 && y->type->dtype != MOEC_I32;
-        if (!is_row(c, y, y->type->dtype == MOEC_I32) || (narrow && op->opcode != MC_OP_CAST)) return false;
+        bool narrow = i == 0 && y->type->dtype != MOEC_F32;
+        if (!is_row(c, y, i == 1) || (narrow && op->opcode != MC_OP_CAST)) return false;
     }
     return true;
 }

@@ -113,6 +113,18 @@ hopper_forms_copy_offset(unsigned thread, unsigned i)
     return brick_offset(copy_row(thread, 0), copy_chunk(thread)) + i * COPY_STEP * BRICK_LINE;
 }
 
+unsigned
+hopper_forms_threads()
+{
+    return HOPPER_THREADS;
+}
+
+unsigned
+hopper_forms_shared_bytes()
+{
+    return hopper_shape<form<bf16, bf16, bf16, f32, MOE>, HOPPER_LINES, HOPPER_STAGES>::BYTES;
+}
+
 void
 hopper_forms_ring(unsigned n, unsigned *stage, unsigned *parity)
 {

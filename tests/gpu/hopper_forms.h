@@ -35,6 +35,8 @@ unsigned hopper_forms_copy_row(unsigned thread, unsigned i);
 unsigned hopper_forms_copy_chunk(unsigned thread);
 /* Where a thread's copy number i goes, as the kernel computes it. */
 unsigned hopper_forms_copy_offset(unsigned thread, unsigned i);
+unsigned hopper_forms_threads(void);
+unsigned hopper_forms_shared_bytes(void);                              /* dynamic */
 void hopper_forms_ring(unsigned n, unsigned *stage, unsigned *parity); /* step n of a ring of 4 */
 
 #ifdef __cplusplus

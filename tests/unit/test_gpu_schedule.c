@@ -1,14 +1,17 @@
 /* The product for sm_90a (codegen/gpu/kernels/hopper.cuh), of which no GPU is needed to check what is not speed: which
  * block makes which tile, where every byte lies in shared memory, who waits for whom, and the results. The kernel's own
  * text runs on tests/gpu/hopper_machine.c. */
+#define _GNU_SOURCE /* memmem */
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime/abi.h"
+#include "codegen/gpu/select.h"
+#include "passes/pass.h"
 #include "runtime/base/dtype.h"
 #include "tests/gpu/hopper_forms.h"
+#include "tests/support/exec_case.h"
 
 enum { MAX_GROUPS = 512, GUARD = 7 };
 
@@ -402,6 +405,61 @@ START_TEST(test_machine_finds_waiting)
 }
 END_TEST
 
+/* ---- what the runtime is told ------------------------------------------------------------------------------------ */
+
+static void
+check_code(const mc_gpu_code *c)
+{
+    bool pair = memmem(c->call.data, c->call.len, "PAIR", 4) != NULL;
+    ck_assert_uint_eq(c->threads, hopper_forms_threads());
+    ck_assert_uint_eq(c->shared, hopper_forms_shared_bytes());
+    ck_assert_uint_eq(c->per_sm, 1);
+    ck_assert_uint_eq(c->blocks, 1); /* setmaxnreg needs the bound */
+    ck_assert_uint_eq(c->n_maps, pair ? 3 : 2);
+    for (uint32_t i = 0; i < c->n_maps; i++) {
+        const moec_abi_tensor_map *m = &c->maps[i];
+        bool is_x = i + 1 == c->n_maps;
+        ck_assert_uint_eq(m->ptr, is_x ? 1 : 2 + i);
+        ck_assert_uint_eq(m->rank, is_x ? 2 : 3);
+        ck_assert_uint_eq(m->dtype, MOEC_BF16);
+        ck_assert_uint_eq(m->swizzle, 128);
+        ck_assert_uint_eq(m->dims[0], 1);            /* k */
+        ck_assert_uint_eq(m->dims[1], is_x ? 0 : 2); /* rows; n */
+        ck_assert_uint_eq(m->box[0], 64);
+        ck_assert_uint_eq(m->box[1], 64);
+        if (!is_x) ck_assert_uint_eq(m->dims[2], 3); /* groups */
+        if (!is_x) ck_assert_uint_eq(m->box[2], 1);
+    }
+}
+
+/* Which products of a text have this form, and what is said of it. */
+START_TEST(test_description)
+{
+    mc_arena *arena = mc_arena_create();
+    mc_diags diags;
+    mc_diags_init(&diags, arena, NULL);
+    mc_exec_case *c = mc_exec_load("tests/exec/odd_products.moir", arena, &diags);
+    ck_assert_ptr_nonnull(c);
+    mc_module_set_meta(c->module, MC_STR("precision.compute"), MC_STR("bf16"));
+    mc_pass_options options = mc_pass_options_default();
+    ck_assert(mc_run_pipeline(c->module, MC_STR("@gpu"), &options, &diags));
+    mc_plan *p = MC_NEW(arena, mc_plan);
+    ck_assert(mc_plan_build(p, arena, c->module, &mc_gpu_backend, &diags));
+    int n = 0;
+    for (size_t i = 0; i < p->kernels.n; i++) {
+        const mc_gpu_kernel *k = p->kernels.items[i]->data;
+        if (!k->special) continue;
+        ck_assert_uint_eq(k->special_arch, 90);
+        ck_assert_ptr_null(memmem(k->special->call.data, k->special->call.len, "f8", 2));
+        check_code(k->special);
+        n++;
+    }
+    ck_assert_int_gt(n, 0);
+    mc_exec_close(c);
+    mc_arena_destroy(arena);
+}
+END_TEST
+
 static Suite *
 schedule_suite(void)
 {
@@ -413,6 +471,7 @@ schedule_suite(void)
     tcase_add_test(layout, test_descriptor);
     tcase_add_test(layout, test_fragment);
     tcase_add_test(layout, test_ring);
+    tcase_add_test(layout, test_description);
     tcase_set_timeout(layout, 60);
     suite_add_tcase(s, layout);
     TCase *kernel = tcase_create("kernel");

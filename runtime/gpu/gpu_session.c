@@ -122,7 +122,9 @@ mc_gpu_session_create(moec_session *s, const moec_weights *weights, const moec_s
     g->input_offsets = calloc(m->n_inputs + 1, sizeof *g->input_offsets);
     g->output_offsets = calloc(m->n_outputs + 1, sizeof *g->output_offsets);
     g->args = calloc(m->n_inputs + m->n_outputs + 1, sizeof *g->args);
-    if (!g->input_offsets || !g->output_offsets || !g->args) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    g->prepared = calloc(m->n_syms + 1, sizeof *g->prepared);
+    if (!g->input_offsets || !g->output_offsets || !g->args || !g->prepared)
+        return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     g->walk.gpu = o->gpu;
     g->walk.x = &s->exec;
     moec_status status = mc_gpu_enter(g->gpu, error);
@@ -152,6 +154,7 @@ mc_gpu_session_destroy(moec_session *s)
     free(g->input_offsets);
     free(g->output_offsets);
     free(g->args);
+    free(g->prepared);
     free(g);
     s->gpu = NULL;
 }
@@ -296,19 +299,34 @@ queue_step(moec_session *s, mc_fault *error)
     return status == MOEC_OK ? bring_out(s, error) : status;
 }
 
+/* The plan's tables at this step's sizes; a step like the last one finds them as they are. */
+static moec_status
+prepare(moec_session *s, mc_fault *error)
+{
+    struct mc_gpu_session *g = s->gpu;
+    const moec_model *m = s->model;
+    size_t slab, scratch, n_bytes = m->abi->n_syms * sizeof *g->prepared;
+    if (m->sym_total != MC_NO_SYM) s->exec.syms[m->sym_total] = s->max_positions;
+    if (g->is_prepared && memcmp(g->prepared, s->exec.syms, n_bytes) == 0) return MOEC_OK;
+    g->is_prepared = false;
+    g->walk.error = error;
+    moec_status status = mc_exec_prepare(&s->exec, m->abi->entry, &slab, error);
+    if (status == MOEC_OK) status = mc_gpu_scratch_bytes(&s->exec, &scratch, error);
+    if (status == MOEC_OK) status = mc_gpu_walk_check(&g->walk, m->abi->entry, 0, g->args);
+    if (status != MOEC_OK) return status;
+    if (slab > g->slab_bytes || scratch > g->scratch_bytes)
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the plan needs more memory than at the greatest sizes");
+    memcpy(g->prepared, s->exec.syms, n_bytes);
+    g->is_prepared = true;
+    return MOEC_OK;
+}
+
 moec_status
 mc_gpu_session_step(moec_session *s, mc_fault *error)
 {
     struct mc_gpu_session *g = s->gpu;
-    const moec_model *m = s->model;
-    size_t slab, scratch;
-    if (m->sym_total != MC_NO_SYM) s->exec.syms[m->sym_total] = s->max_positions;
-    moec_status status = mc_exec_prepare(&s->exec, m->abi->entry, &slab, error);
-    if (status == MOEC_OK) status = mc_gpu_scratch_bytes(&s->exec, &scratch, error);
-    if (status != MOEC_OK) return status;
-    if (slab > g->slab_bytes || scratch > g->scratch_bytes)
-        return mc_fail(error, MOEC_ERR_INTERNAL, "the plan needs more memory than at the greatest sizes");
-    status = mc_gpu_enter(g->gpu, error);
+    moec_status status = prepare(s, error);
+    if (status == MOEC_OK) status = mc_gpu_enter(g->gpu, error);
     if (status != MOEC_OK) return status;
     status = queue_step(s, error);
     mc_gpu_leave(g->gpu);

@@ -17,8 +17,10 @@ struct mc_gpu_session {
     size_t slab_bytes, state_bytes, scratch_bytes, input_bytes, output_bytes;
     size_t *input_offsets, *output_offsets; /* in inputs and outputs */
     void **args;                            /* of the step, on the device */
-    mc_gpu_rows rows;                       /* what of output 0 the next step brings to s->outputs (feed) */
-    bool samples;                           /* ids are chosen on the device */
+    int64_t *prepared;                      /* n_syms: the sizes that exec's tables are for */
+    bool is_prepared;
+    mc_gpu_rows rows; /* what of output 0 the next step brings to s->outputs (feed) */
+    bool samples;     /* ids are chosen on the device */
     uint32_t sample_kernels[MC_GPU_SAMPLE_KERNELS];
     mc_gpu_graphs graphs;
 };

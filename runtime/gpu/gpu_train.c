@@ -76,10 +76,13 @@ queue(const moec_model *model, moec_train_call *c, bool backward, unsigned char 
     if (s == MOEC_OK) s = mc_train_bind(model, c, backward, &x, &l, args, weights, e);
     if (s != MOEC_OK) return s;
     x.weights = weights;
+    uint32_t func = backward ? m->backward : m->entry, weight_base = backward ? m->backward_weight_base : 0;
+    s = mc_gpu_walk_check(&w, func, weight_base, args);
+    if (s != MOEC_OK) return s;
     CUdeviceptr zeros = mc_gpu_address((unsigned char *)c->workspace + l.zeros);
     if (l.zero_bytes) s = MC_CUDA(c->gpu->cuda, e, cuMemsetD8Async, zeros, 0, l.zero_bytes, c->stream);
     if (s != MOEC_OK) return s;
-    return mc_gpu_walk_run(&w, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args);
+    return mc_gpu_walk_run(&w, func, weight_base, args);
 }
 
 moec_status

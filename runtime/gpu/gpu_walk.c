@@ -113,6 +113,25 @@ queue(void *context, uint32_t index, moec_kernel_args *a)
     return mc_gpu_launch(w, w->x->abi->launches[index].target, a) == MOEC_OK;
 }
 
+static bool
+check(void *context, uint32_t index, moec_kernel_args *a)
+{
+    mc_gpu_walk *w = context;
+    const moec_abi_model *m = w->x->abi;
+    uint32_t kernel = m->launches[index].target;
+    unsigned blocks[3];
+    blocks_of(w, &m->gpu->codes[w->code->kernels[kernel].code], a, m->kernel_names[kernel], blocks);
+    return w->status == MOEC_OK;
+}
+
+moec_status
+mc_gpu_walk_check(mc_gpu_walk *w, uint32_t func, uint32_t weight_base, void *const *args)
+{
+    w->status = MOEC_OK;
+    mc_exec_visit(w->x, func, weight_base, args, check, w);
+    return w->status;
+}
+
 /* ---- with times
  * ------------------------------------------------------------------------------------------------------- */
 

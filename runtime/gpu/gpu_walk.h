@@ -23,6 +23,10 @@ moec_status mc_gpu_scratch_bytes(const mc_exec *x, size_t *out, mc_fault *error)
  */
 moec_status mc_gpu_launch(mc_gpu_walk *w, uint32_t kernel, const moec_kernel_args *a) MOEC_MUST_USE;
 
+/* Whether every launch of a run can be made, before the first of them is queued: once for given sizes. Errors: RANGE.
+ */
+moec_status mc_gpu_walk_check(mc_gpu_walk *w, uint32_t func, uint32_t weight_base, void *const *args) MOEC_MUST_USE;
+
 /* Queues function `func`, in the GPU's context: args are its formals, then its results, on the device. With
  * x->launch_seconds it waits for each launch. Errors: DEVICE. */
 moec_status mc_gpu_walk_run(mc_gpu_walk *w, uint32_t func, uint32_t weight_base, void *const *args) MOEC_MUST_USE;

@@ -12,6 +12,7 @@
  * used by any number of threads; it outlives its sessions and whatever weights were used with it.
  *   - Streams are the caller's or a session's own. A step only queues work: no allocation, no synchronisation, so it
  * may be captured.
+ *   - Addresses of the caller's on the device are at multiples of 16 bytes. Values there are not looked at.
  *   - What fails on the device is MOEC_ERR_DEVICE, with the driver's name for it and what to do; after an error that
  * breaks the context (an illegal address, say, by whatever library) every further call says so: the process must start
  * again.
@@ -37,8 +38,8 @@ typedef struct moec_gpu_info {
 /* How many devices there are; 0 when there is no driver. */
 MOEC_API uint32_t moec_gpu_count(void);
 
-/* Errors: NOT_FOUND (no driver, no device), UNSUPPORTED (a driver that is too old), ARGUMENT (ordinal), DEVICE, MEMORY.
- */
+/* Errors: DEVICE (no driver, one that is too old, no device, a context that an earlier error has broken), ARGUMENT (no
+ * such ordinal), MEMORY. */
 MOEC_API moec_status moec_gpu_open(int32_t ordinal, moec_gpu **out_gpu, moec_error *error) MOEC_MUST_USE;
 MOEC_API void moec_gpu_close(moec_gpu *gpu); /* NULL is allowed */
 MOEC_API void moec_gpu_describe(const moec_gpu *gpu, moec_gpu_info *out_info);

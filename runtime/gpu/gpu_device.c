@@ -111,6 +111,20 @@ describe(moec_gpu *gpu, mc_fault *error)
     return s;
 }
 
+/* The first call in the context: one that earlier work has broken says so here. */
+static moec_status
+try_context(const moec_gpu *gpu, mc_fault *error)
+{
+    size_t unused, total;
+    moec_status s = mc_gpu_enter(gpu, error);
+    if (s == MOEC_OK) {
+        s = MC_CUDA(gpu->cuda, error, cuMemGetInfo, &unused, &total);
+        mc_gpu_leave(gpu);
+    }
+    if (s != MOEC_OK) gpu->cuda->cuDevicePrimaryCtxRelease(gpu->device);
+    return s;
+}
+
 static moec_status
 open_device(moec_gpu *gpu, int32_t ordinal, mc_fault *error)
 {
@@ -124,7 +138,7 @@ open_device(moec_gpu *gpu, int32_t ordinal, mc_fault *error)
     s = MC_CUDA(gpu->cuda, error, cuDeviceGet, &gpu->device, ordinal);
     if (s == MOEC_OK) s = describe(gpu, error);
     if (s == MOEC_OK) s = MC_CUDA(gpu->cuda, error, cuDevicePrimaryCtxRetain, &gpu->context, gpu->device);
-    return s;
+    return s == MOEC_OK ? try_context(gpu, error) : s;
 }
 
 moec_status

@@ -18,7 +18,7 @@ for option in "$@"; do
     *) echo "usage: tools/gpu_check.sh [--no-bench] [--dry-run]" >&2; exit 2 ;;
     esac
 done
-build=${MOEC_BUILD:-build}/gpu
+build=$(realpath -m "${MOEC_BUILD:-build}")/gpu
 jobs=$(nproc)
 report=$build/report.md
 failed=0
@@ -58,11 +58,11 @@ targets=(moec test_gpu_device bench_gpu_layer)
 [ -z "$dry" ] || targets+=(fakenvrtc fakecuda)
 cmake --build "$build" --target "${targets[@]}" -j "$jobs" >"$build/build.log" 2>&1 || { tail -n 30 "$build/build.log"; exit 1; }
 
-export MOEC_CACHE=$PWD/$build/cache CK_TIMEOUT_MULTIPLIER=20 MOEC_TEST_BINARY=$PWD/$build/moec
+export MOEC_CACHE=$build/cache CK_TIMEOUT_MULTIPLIER=20 MOEC_TEST_BINARY=$build/moec
 mkdir -p "$MOEC_CACHE"
 some=norms,linear,moe_golden_a
 if [ -n "$dry" ]; then
-    export MOEC_NVRTC=$PWD/$build/tests/gpu/libfakenvrtc.so MOEC_CUDA_DRIVER=$PWD/$build/tests/gpu/libfakecuda.so
+    export MOEC_NVRTC=$build/tests/gpu/libfakenvrtc.so MOEC_CUDA_DRIVER=$build/tests/gpu/libfakecuda.so
     check "operations, a few" env MOEC_EXEC=$some MOEC_REPEATS=2 "$build/tests/test_gpu_device"
 else
     check "operations" env MOEC_REPEATS=2 "$build/tests/test_gpu_device"

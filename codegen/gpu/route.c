@@ -1,5 +1,6 @@
 /* Routing that is not row by row, or needs no scores: route.choose, route.lookup, route.hash. Chains of the others:
  * route_chain.c. */
+#include "codegen/gpu/combine.h"
 #include "codegen/gpu/route_chain.h"
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
@@ -42,12 +43,8 @@ mc_gpu_select_choose(mc_plan *p, const mc_op *op)
     const mc_value *value = mc_operand(op, 0);
     if (!need(p, value, MOEC_F32)) return;
     int64_t experts = mc_plan_need_const(p, mc_type_last(value->type), "the number of experts");
-    mc_dim tokens = mc_plan_rows(p, value->type), orders = mc_plan_times(p, tokens, mc_dim_const(experts * 4));
-    if (mc_dim_is_const(orders))
-        orders = mc_dim_const(orders.mul + experts * 8 + 8);
-    else
-        orders.add += experts * 8 + 8;
-    mc_plan_scratch_dim(p, orders);
+    mc_dim orders = mc_plan_times(p, mc_plan_rows(p, value->type), mc_dim_const(experts * 4));
+    mc_plan_scratch_dim(p, mc_gpu_plus(orders, experts * 8 + 8));
     mc_gpu_code turn = {.file = "choose.cuh", .call = MC_STR("choose_turn(a);"), .threads = THREADS};
     mc_gpu_grid(&turn, 0, 0, TURN);
     mc_gpu_grid(&turn, 1, 1, TURN);

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *const parts[] = {"code", "weights"};
+static const char *const parts[] = {"code", "kernels", "weights"};
 
 /* Counts the files of one part, or removes them. */
 static int

@@ -1,4 +1,5 @@
-/* gpu_walk: compiles a module of stage plan with an NVRTC that makes code for the CPU (tests/gpu/README.md), and runs each launch thread by thread. */
+/* gpu_walk: compiles a module of stage plan with an NVRTC that makes code for the CPU (tests/gpu/README.md), and runs
+ * each launch thread by thread. */
 #ifndef MC_TESTS_GPU_WALK_H
 #define MC_TESTS_GPU_WALK_H
 
@@ -70,8 +71,7 @@ walk_gpu_kernel(const walk *w, uint32_t target, moec_kernel_args *a)
     if (!launch.grid[0] || !launch.grid[1] || !launch.grid[2]) return;
     int64_t past = w->past;
     bool training = w->abi->backward != UINT32_MAX;
-    moec_gpu_args args = {
-        .past = training ? NULL : &past, .cache_cap = a->cache_cap, .scratch = walk_gpu_scratch(w)};
+    moec_gpu_args args = {.past = training ? NULL : &past, .cache_cap = a->cache_cap, .scratch = walk_gpu_scratch(w)};
     memcpy(args.ptr, a->ptr, sizeof args.ptr);
     memcpy(args.i, a->i, sizeof args.i);
     memcpy(args.f, a->f, sizeof args.f);

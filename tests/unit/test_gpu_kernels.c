@@ -1,8 +1,8 @@
 /* Kernels of the GPU backend compile for every architecture, without warnings, spills and serialised products; on
  * Hopper the kernels that are made for it use its tensor cores and its copy engine. The kernels are those of every text
  * of tests/exec, tests/grad and examples, for inference and training, in several precisions. They are thousands, so not
- * all are compiled: of each .cuh file enough that every word of their calls (a type, a flag, a function), and for
- * sm_90a every two of them, comes by, with the greatest sizes first. MOEC_GPU_KERNELS=all compiles all. A table of what
+ * all are compiled: of each .cuh file enough that every word of their calls (a type, a flag, a function) comes by, with
+ * the greatest sizes first. MOEC_GPU_KERNELS=pairs wants every two of them, =all compiles all. A table of what
  * each takes is left in the cache directory, as gpu_kernels.txt. */
 #include "codegen/gpu/cubin.h"
 #include "codegen/gpu/gpu.h"
@@ -44,8 +44,7 @@ static int n_plans;
 
 static const struct {
     uint32_t number, shared; /* the most shared memory of a block, in bytes */
-    bool pairs;
-} archs[] = {{80, 166912, false}, {89, 101376, false}, {90, 232448, true}, {100, 232448, false}};
+} archs[] = {{80, 166912}, {89, 101376}, {90, 232448}, {100, 232448}};
 enum { N_ARCHS = sizeof archs / sizeof *archs };
 
 /* ---- gathering ------------------------------------------------------------------------------------------------- */
@@ -252,14 +251,13 @@ greater_first(const void *a, const void *b)
 static void
 choose(void)
 {
-    const char *all = getenv("MOEC_GPU_KERNELS");
+    const char *more = getenv("MOEC_GPU_KERNELS");
     size_t n = 0;
-    if (all && strcmp(all, "all") == 0) return;
+    if (more && strcmp(more, "all") == 0) return;
+    bool pairs = more && strcmp(more, "pairs") == 0;
     qsort(kernels.items, kernels.n, sizeof *kernels.items, greater_first);
     mc_map_init(&covered, arena);
     for (size_t i = 0; i < kernels.n; i++) {
-        bool pairs = false;
-        for (int a = 0; a < N_ARCHS; a++) pairs |= archs[a].pairs && archs[a].number == kernels.items[i].source.arch;
         if (shows_something_new(&kernels.items[i], pairs)) kernels.items[n++] = kernels.items[i];
     }
     kernels.n = n;

@@ -6,7 +6,7 @@ _moec() {
     elif [[ $word == -* ]]; then
         case $command in
         check) words="--define --set --model --config --diagnostics --color --help --version" ;;
-        compile) words="--output --define --set --model --config --map --emit --train --recompute --frozen --target --gpu --weights --passes --skip --fuel --print-changed --dump-dir --verify-each --time-passes --remarks --cache --diagnostics --color --help --version" ;;
+        compile) words="--output --define --set --model --config --map --emit --train --recompute --frozen --target --gpu --weights --passes --skip --fuel --print-changed --dump-dir --time-passes --remarks --cache --diagnostics --color --help --version" ;;
         run) words="--define --set --model --config --map --target --gpu --passes --remarks --cache --diagnostics --color --help --version" ;;
         train) words="--define --set --model --recompute --frozen --data --out --steps --batch --length --accumulate --seed --resume --checkpoint-every --log-every --check --json --threads --weights --color --help --version" ;;
         mem) words="--define --set --model --frozen --batch --length --tokens --json --threads --color --help --version" ;;

@@ -95,7 +95,12 @@ mc_gpu_product_kernel(mc_plan *p, const mc_gpu_product *product, int64_t blocks)
     code.per_sm = code.blocks;
     mc_gpu_grid(&code, 0, 4, LEAST_ROWS);
     code.grid[0].add = (uint32_t)(blocks < 1 ? 1 : blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS);
-    return mc_gpu_kernel_of(p, &code);
+    mc_plan_kernel *kernel = mc_gpu_kernel_of(p, &code);
+    if (cores && product->form & MC_FORM_ADD) { /* on sm_100a adding to a gradient does, too */
+        code.blocks = code.per_sm = 1;
+        mc_gpu_kernel_special(p, kernel, 100, &code);
+    }
+    return kernel;
 }
 
 /* ---- what the kernel is told ---------------------------------------------------------------------------------------

@@ -231,6 +231,7 @@ shows_something_new(const kernel *k, bool pairs)
     mc_str call[MAX_WORDS], prelude[MAX_WORDS];
     int n_call = words_of(k->call, true, call), n_prelude = words_of(k->prelude, false, prelude);
     bool new = false;
+    if (k->source.arch == 89) return is_new(k, MC_STR("file"), MC_STR("")); /* the code of sm_80, but for its number */
     for (int i = 0; i < n_call; i++)
         for (int j = 0; j <= i; j++)
             if (pairs || i == j) new |= is_new(k, call[i], call[j]);

@@ -32,7 +32,12 @@ folder=$(realpath -m "${MOEC_BUILD:-build}/nvrtc")
 library "$folder/nvidia/cu13/lib"
 [ -z "${MOEC_NO_NVRTC:-}" ] || exit 0
 echo "nvrtc.sh: installing $wheel into $folder" >&2
-if ! timeout 180 python3 -m pip install --quiet --no-deps --target "$folder" "$wheel" >&2; then
+pip=(python3 -m pip)
+if ! "${pip[@]}" --version >/dev/null 2>&1; then # Debian has it in virtual environments only
+    python3 -m venv "$folder/venv" >&2 || exit 0
+    pip=("$folder/venv/bin/pip")
+fi
+if ! timeout 180 "${pip[@]}" install --quiet --no-deps --target "$folder" "$wheel" >&2; then
     echo "nvrtc.sh: that did not work within 3 minutes; tests that need NVRTC are skipped" >&2
     exit 0
 fi

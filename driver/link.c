@@ -123,10 +123,7 @@ name_model(const workplace *w, char (*names)[PATH_MAX + 96], const char **argv, 
 {
     int used = 0;
     if (w->cpu) snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_query=moec_abi_query_%s", w->name);
-    if (w->gpu) {
-        snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_gpu_image=moec_gpu_image_%s", w->name);
-        snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_gpu_image_end=moec_gpu_image_%s_end", w->name);
-    }
+    if (w->gpu) snprintf(names[used++], sizeof *names, "-Wl,--defsym=moec_app_gpu_image=moec_gpu_image_%s", w->name);
     for (int i = 0; i < used; i++) argv[n++] = names[i];
     return n;
 }
@@ -134,7 +131,7 @@ name_model(const workplace *w, char (*names)[PATH_MAX + 96], const char **argv, 
 static moec_status
 link_with(const char *tool, const workplace *w, moec_artefact kind, const char *output, mc_fault *fault)
 {
-    char exports[PATH_MAX + 64], names[3][PATH_MAX + 96];
+    char exports[PATH_MAX + 64], names[2][PATH_MAX + 96];
     snprintf(exports, sizeof exports, "-Wl,--version-script=%s", w->exports);
     const char *argv[32];
     int n = 0;
@@ -193,9 +190,7 @@ fill_workplace(const workplace *w, const mc_link_input *code, mc_str image, moec
     mc_str runtime = app ? embedded(mc_embedded_app_object, mc_embedded_app_object_end)
                          : embedded(mc_embedded_rt_object, mc_embedded_rt_object_end);
     mc_buf exports = {0};
-    mc_buf_printf(&exports,
-                  "{ global: moec_abi_query_%s; moec_gpu_image_%s; moec_gpu_image_%s_end; moec_*; local: *; };\n",
-                  code->name, code->name, code->name);
+    mc_buf_puts(&exports, "{ global: moec_*; local: *; };\n");
     moec_status status = MOEC_OK;
     if (w->cpu) status = mc_file_write(w->object, code->object.data, code->object.len, 0600, fault);
     if (status == MOEC_OK && w->gpu) status = mc_file_write(w->image, image.data, image.len, 0600, fault);
@@ -271,17 +266,15 @@ static void
 write_opening(const char *name, bool gpu, mc_buf *out)
 {
     if (gpu)
-        mc_buf_printf(
-            out,
-            "/* The compiled model as an image for GPUs. Constant. */\n"
-            "extern const unsigned char moec_gpu_image_%s[], moec_gpu_image_%s_end[];\n\n"
-            "/* A handle for the model on GPUs (moec_session_options.gpu, moec_train_call.gpu); end it with\n"
-            " * moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
-            "static inline moec_status\n%s_open_gpu(moec_model **out_model, moec_error *error)\n{\n"
-            "    return moec_model_from_image(moec_gpu_image_%s,\n"
-            "                                 (size_t)(moec_gpu_image_%s_end - moec_gpu_image_%s), out_model, "
-            "error);\n}\n\n",
-            name, name, name, name, name, name);
+        mc_buf_printf(out,
+                      "/* The compiled model as an image for GPUs. Constant. */\n"
+                      "extern const moec_gpu_image moec_gpu_image_%s;\n\n"
+                      "/* A handle for the model on GPUs (moec_session_options.gpu, moec_train_call.gpu); end it with\n"
+                      " * moec_model_destroy. Errors: MISMATCH, MEMORY. */\n"
+                      "static inline moec_status\n%s_open_gpu(moec_model **out_model, moec_error *error)\n{\n"
+                      "    return moec_model_from_image(moec_gpu_image_%s.data, moec_gpu_image_%s.n_bytes, out_model, "
+                      "error);\n}\n\n",
+                      name, name, name, name);
     else
         mc_buf_printf(
             out,

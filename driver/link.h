@@ -23,7 +23,7 @@ void mc_write_header(const char *name, bool cpu, bool gpu, mc_buf *out);
 /* link_archive.c: image is the GPU's object file, or empty; runtime the runtime's. */
 moec_status mc_link_archive(const mc_link_input *code, mc_str image, mc_str runtime, const char *path,
                             mc_fault *fault) MOEC_MUST_USE;
-/* link_image.c: the image as an ELF object of this machine, as moec_gpu_image_<name> .. moec_gpu_image_<name>_end. */
+/* link_image.c: the image as an ELF object of this machine, as the moec_gpu_image moec_gpu_image_<name>. */
 void mc_link_image(mc_str image, const char *name, mc_buf *out);
 /* The ELF machine that the embedded runtime is for. */
 unsigned mc_link_machine(void);

@@ -86,19 +86,17 @@ mc_link_archive(const mc_link_input *code, mc_str image, mc_str runtime, const c
 #include "driver/exports.def"
 #undef MC_EXPORT
     };
-    mc_buf query = {0}, begin = {0}, end = {0};
+    mc_buf query = {0}, gpu = {0};
     mc_buf_printf(&query, "moec_abi_query_%s", code->name);
-    mc_buf_printf(&begin, "moec_gpu_image_%s", code->name);
-    mc_buf_printf(&end, "moec_gpu_image_%s_end", code->name);
-    const char *const cpu_symbols[] = {query.data}, *const gpu_symbols[] = {begin.data, end.data};
+    mc_buf_printf(&gpu, "moec_gpu_image_%s", code->name);
+    const char *const cpu_symbols[] = {query.data}, *const gpu_symbols[] = {gpu.data};
     member members[MAX_MEMBERS];
     size_t n = 0;
     if (code->object.len) members[n++] = (member){"model.o", code->object, cpu_symbols, 1};
-    if (image.len) members[n++] = (member){"image.o", image, gpu_symbols, 2};
+    if (image.len) members[n++] = (member){"image.o", image, gpu_symbols, 1};
     members[n++] = (member){"runtime.o", runtime, api, sizeof api / sizeof *api};
     moec_status status = write_members(members, n, path, fault);
     mc_buf_fini(&query);
-    mc_buf_fini(&begin);
-    mc_buf_fini(&end);
+    mc_buf_fini(&gpu);
     return status;
 }

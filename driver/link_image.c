@@ -1,13 +1,15 @@
-/* An ELF object with one section of bytes and two names for its ends: what an assembler makes of .incbin, without one.
- */
+/* An ELF object with the bytes of an image and a struct that says where they are and how many: what an assembler makes
+ * of .incbin and two words, without one. The address in the struct is the linker's to fill in. */
 #include "driver/link.h"
 
 #include <elf.h>
 #include <string.h>
 
-enum { DATA = 1, SYMBOLS, NAMES, SECTION_NAMES, NO_STACK, N_SECTIONS, ALIGN = 64 };
+enum { DATA = 1, WORDS, RELOCATIONS, SYMBOLS, NAMES, SECTION_NAMES, NO_STACK, N_SECTIONS, ALIGN = 64 };
+enum { SYMBOL_DATA = 1, SYMBOL_STRUCT };
 
-static const char section_names[] = "\0.rodata\0.symtab\0.strtab\0.shstrtab\0.note.GNU-stack";
+static const char section_names[] =
+    "\0.rodata\0.data.rel.ro\0.rela.data.rel.ro\0.symtab\0.strtab\0.shstrtab\0.note.GNU-stack";
 
 static uint32_t
 section_name(const char *name)
@@ -34,6 +36,28 @@ put(mc_buf *out, Elf64_Shdr *section, const void *data, size_t n_bytes, size_t a
     mc_buf_write(out, data, n_bytes);
 }
 
+static void
+name_sections(Elf64_Shdr *s)
+{
+    s[DATA] = (Elf64_Shdr){.sh_name = section_name(".rodata"), .sh_type = SHT_PROGBITS, .sh_flags = SHF_ALLOC};
+    s[WORDS] = (Elf64_Shdr){
+        .sh_name = section_name(".data.rel.ro"), .sh_type = SHT_PROGBITS, .sh_flags = SHF_ALLOC | SHF_WRITE};
+    s[RELOCATIONS] = (Elf64_Shdr){.sh_name = section_name(".rela.data.rel.ro"),
+                                  .sh_type = SHT_RELA,
+                                  .sh_flags = SHF_INFO_LINK,
+                                  .sh_link = SYMBOLS,
+                                  .sh_info = WORDS,
+                                  .sh_entsize = sizeof(Elf64_Rela)};
+    s[SYMBOLS] = (Elf64_Shdr){.sh_name = section_name(".symtab"),
+                              .sh_type = SHT_SYMTAB,
+                              .sh_link = NAMES,
+                              .sh_info = SYMBOL_STRUCT, /* the first that others see */
+                              .sh_entsize = sizeof(Elf64_Sym)};
+    s[NAMES] = (Elf64_Shdr){.sh_name = section_name(".strtab"), .sh_type = SHT_STRTAB};
+    s[SECTION_NAMES] = (Elf64_Shdr){.sh_name = section_name(".shstrtab"), .sh_type = SHT_STRTAB};
+    s[NO_STACK] = (Elf64_Shdr){.sh_name = section_name(".note.GNU-stack"), .sh_type = SHT_PROGBITS};
+}
+
 void
 mc_link_image(mc_str image, const char *name, mc_buf *out)
 {
@@ -42,23 +66,13 @@ mc_link_image(mc_str image, const char *name, mc_buf *out)
     mc_buf_putc(&names, 0);
     mc_buf_printf(&names, "moec_gpu_image_%s", name);
     mc_buf_putc(&names, 0);
-    Elf64_Word end_name = (Elf64_Word)names.len;
-    mc_buf_printf(&names, "moec_gpu_image_%s_end", name);
-    mc_buf_putc(&names, 0);
-    const unsigned char info = ELF64_ST_INFO(STB_GLOBAL, STT_OBJECT);
-    const Elf64_Sym symbols[] = {{0},
-                                 {.st_name = 1, .st_info = info, .st_shndx = DATA, .st_size = image.len},
-                                 {.st_name = end_name, .st_info = info, .st_shndx = DATA, .st_value = image.len}};
-    sections[DATA] = (Elf64_Shdr){.sh_name = section_name(".rodata"), .sh_type = SHT_PROGBITS, .sh_flags = SHF_ALLOC};
-    sections[SYMBOLS] = (Elf64_Shdr){.sh_name = section_name(".symtab"),
-                                     .sh_type = SHT_SYMTAB,
-                                     .sh_link = NAMES,
-                                     .sh_info = 1,
-                                     .sh_entsize = sizeof(Elf64_Sym)};
-    sections[NAMES] = (Elf64_Shdr){.sh_name = section_name(".strtab"), .sh_type = SHT_STRTAB};
-    sections[SECTION_NAMES] = (Elf64_Shdr){.sh_name = section_name(".shstrtab"), .sh_type = SHT_STRTAB};
-    sections[NO_STACK] = (Elf64_Shdr){.sh_name = section_name(".note.GNU-stack"), .sh_type = SHT_PROGBITS};
-
+    const uint64_t words[2] = {0, image.len}; /* moec_gpu_image */
+    const Elf64_Sym symbols[] = {
+        {0},
+        {.st_info = ELF64_ST_INFO(STB_LOCAL, STT_SECTION), .st_shndx = DATA},
+        {.st_name = 1, .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_OBJECT), .st_shndx = WORDS, .st_size = sizeof words}};
+    const Elf64_Xword kind = mc_link_machine() == EM_AARCH64 ? R_AARCH64_ABS64 : R_X86_64_64;
+    const Elf64_Rela relocation = {.r_info = ELF64_R_INFO((Elf64_Xword)SYMBOL_DATA, kind)};
     Elf64_Ehdr head = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
                        .e_type = ET_REL,
                        .e_machine = (Elf64_Half)mc_link_machine(),
@@ -67,9 +81,12 @@ mc_link_image(mc_str image, const char *name, mc_buf *out)
                        .e_shentsize = sizeof(Elf64_Shdr),
                        .e_shnum = N_SECTIONS,
                        .e_shstrndx = SECTION_NAMES};
+    name_sections(sections);
     mc_buf_clear(out);
     mc_buf_write(out, &head, sizeof head);
     put(out, &sections[DATA], image.data, image.len, ALIGN);
+    put(out, &sections[WORDS], words, sizeof words, 8);
+    put(out, &sections[RELOCATIONS], &relocation, sizeof relocation, 8);
     put(out, &sections[SYMBOLS], symbols, sizeof symbols, 8);
     put(out, &sections[NAMES], names.data, names.len, 1);
     put(out, &sections[SECTION_NAMES], section_names, sizeof section_names, 1);

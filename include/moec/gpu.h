@@ -26,6 +26,13 @@
 extern "C" {
 #endif
 
+/* What an artefact exports as moec_gpu_image_<name>: the image of a model, for moec_model_from_image. A struct, because
+ * the linkers of programs copy data of shared libraries, whose size they must know. */
+typedef struct moec_gpu_image {
+    const void *data;
+    size_t n_bytes;
+} moec_gpu_image;
+
 typedef struct moec_gpu_info {
     char name[128];  /* "NVIDIA H200" */
     int32_t ordinal; /* among those that CUDA_VISIBLE_DEVICES lets through */

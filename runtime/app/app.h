@@ -3,7 +3,7 @@
 #ifndef MC_RUNTIME_APP_H
 #define MC_RUNTIME_APP_H
 
-#include "moec/runtime.h"
+#include "moec/gpu.h"
 #include "runtime/abi.h"
 #include "runtime/base/str.h"
 
@@ -26,8 +26,7 @@ int mc_app_main(const mc_app_code *code, int argc, char **argv);
 /* What main() runs: an executable is linked with these names defined as its model's query function and image; one that
  * it does not have stays without address. */
 const struct moec_abi_model *moec_app_query(uint32_t version) __attribute__((weak));
-extern const unsigned char moec_app_gpu_image[] __attribute__((weak));
-extern const unsigned char moec_app_gpu_image_end[] __attribute__((weak));
+extern const moec_gpu_image moec_app_gpu_image __attribute__((weak));
 
 typedef enum mc_app_option {
 #define MC_APP_OPTION(ID, name, value, help) MC_APP_##ID,

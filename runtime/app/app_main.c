@@ -9,9 +9,9 @@ main(int argc, char **argv)
         code.has_cpu = true;
         code.cpu = moec_app_query(MOEC_ABI_VERSION);
     }
-    if (moec_app_gpu_image) {
-        code.image = moec_app_gpu_image;
-        code.image_bytes = (size_t)(moec_app_gpu_image_end - moec_app_gpu_image);
+    if (&moec_app_gpu_image) {
+        code.image = moec_app_gpu_image.data;
+        code.image_bytes = moec_app_gpu_image.n_bytes;
     }
     return mc_app_main(&code, argc, argv);
 }

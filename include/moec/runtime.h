@@ -16,7 +16,7 @@
  *     moec_weights *weights;
  *     moec_session *session;
  *     int32_t id = 1;
- *     if (moec_model_from_abi(moec_abi_query_tiny(1), &model, &error) ||
+ *     if (moec_model_from_abi(moec_abi_query_tiny(3), &model, &error) ||
  *         moec_weights_open(model, "checkpoint", NULL, &weights, &error) ||
  *         moec_session_create(model, weights, NULL, &session, &error)) { puts(error.text); return 1; }
  *     for (int n = 0; n < 10; n++) {

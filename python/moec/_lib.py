@@ -85,8 +85,8 @@ DiagnosticFn = CFUNCTYPE(None, c_void_p, POINTER(DiagnosticInfo))
 
 class CompileOptions(Structure):
     _fields_ = [("model", c_char_p), ("defines", POINTER(c_char_p)), ("n_defines", c_size_t), ("settings", POINTER(c_char_p)),
-                ("n_settings", c_size_t), ("config", c_char_p), ("map", c_char_p), ("target", c_char_p), ("name", c_char_p),
-                ("pipeline", c_char_p), ("cache", c_char_p), ("train", c_bool), ("recompute", c_bool), ("frozen", c_char_p),
+                ("n_settings", c_size_t), ("config", c_char_p), ("map", c_char_p), ("target", c_char_p), ("gpu", c_char_p),
+                ("dump_dir", c_char_p), ("name", c_char_p), ("pipeline", c_char_p), ("cache", c_char_p), ("train", c_bool), ("recompute", c_bool), ("frozen", c_char_p),
                 ("remarks", c_bool), ("color", c_bool), ("on_diagnostic", DiagnosticFn), ("user", c_void_p)]
 
 

@@ -1,54 +1,15 @@
 /* Everything that only moves elements: copy, split, concat, slice, expand, tile, transpose, unslice
- * (kernels/move.cuh). The one idea: each is a walk over axes with a step in the source and a step in the result.
- * Neighbours that stay together move in units of up to 16 bytes; where they do not, tiles are turned in shared memory.
+ * (kernels/move.cuh), as the walks of codegen/plan/moves.h. The one idea:
+ * neighbours that stay together move in units of up to 16 bytes; where they do not, tiles are turned in shared memory.
  */
 #include "codegen/gpu/rows.h"
 #include "codegen/gpu/select.h"
+#include "codegen/plan/moves.h"
 
-enum { MAX_AXES = MC_MAX_RANK + 1, MAX_UNIT = 16, TILE = 1024, TILE_THREADS = 256 };
-
-typedef struct walk {
-    const mc_value *x, *y;
-    mc_dim x_offset, y_offset;
-    int n;
-    mc_dim size[MAX_AXES], from[MAX_AXES], to[MAX_AXES]; /* outermost first */
-} walk;
-
-static bool
-is_one(mc_dim d)
-{
-    return mc_dim_eq(d, mc_dim_const(1));
-}
-
-/* outer step == inner size * inner step */
-static bool
-follows(mc_dim outer_step, mc_dim size, mc_dim inner_step)
-{
-    mc_dim run;
-    return mc_dim_mul(size, inner_step, &run) && mc_dim_eq(run, outer_step);
-}
-
-/* Adds an axis inside those added before, merging it with its neighbour when both sides go on without a gap. */
-static void
-add_axis(walk *w, mc_dim size, mc_dim from, mc_dim to)
-{
-    if (is_one(size)) return;
-    int last = w->n - 1;
-    mc_dim joined;
-    if (w->n && follows(w->from[last], size, from) && follows(w->to[last], size, to) &&
-        mc_dim_mul(w->size[last], size, &joined)) {
-        w->size[last] = joined;
-        w->from[last] = from;
-        w->to[last] = to;
-        return;
-    }
-    w->size[w->n] = size;
-    w->from[w->n] = from;
-    w->to[w->n++] = to;
-}
+enum { MAX_UNIT = 16, TILE = 1024, TILE_THREADS = 256 };
 
 static void
-remove_axis(walk *w, int axis)
+remove_axis(mc_plan_walk *w, int axis)
 {
     w->n--;
     for (int a = axis; a < w->n; a++) {
@@ -74,10 +35,11 @@ divides(int64_t n, mc_dim d)
 
 /* How many elements may move as one: the innermost axis is made of such runs on both sides. */
 static int64_t
-elements_of_unit(const walk *w, int64_t bytes)
+elements_of_unit(const mc_plan_walk *w, int64_t bytes)
 {
     int last = w->n - 1;
-    int64_t n = is_one(w->from[last]) && is_one(w->to[last]) && bytes <= MAX_UNIT ? MAX_UNIT / bytes : 1;
+    int64_t n =
+        mc_walk_is_one(w->from[last]) && mc_walk_is_one(w->to[last]) && bytes <= MAX_UNIT ? MAX_UNIT / bytes : 1;
     for (;; n /= 2) {
         bool fits = divides(n, w->size[last]) && divides(n, w->x_offset) && divides(n, w->y_offset);
         for (int a = 0; a < last && fits; a++) fits = divides(n, w->from[a]) && divides(n, w->to[a]);
@@ -94,7 +56,7 @@ less(mc_dim d, int64_t n)
 }
 
 static mc_dim
-count_of(mc_plan *p, const walk *w)
+count_of(mc_plan *p, const mc_plan_walk *w)
 {
     mc_dim n = mc_dim_const(1);
     for (int a = 0; a < w->n; a++) n = mc_plan_times(p, n, w->size[a]);
@@ -102,7 +64,7 @@ count_of(mc_plan *p, const walk *w)
 }
 
 static void
-push_values(mc_plan *p, const walk *w, int64_t bytes)
+push_values(mc_plan *p, const mc_plan_walk *w, int64_t bytes)
 {
     if (mc_gpu_grows(p, w->x_offset) || mc_gpu_grows(p, w->y_offset))
         mc_plan_refuse(p, "where a part begins changes with every cached position");
@@ -111,7 +73,7 @@ push_values(mc_plan *p, const walk *w, int64_t bytes)
 }
 
 static void
-add_axes(mc_plan *p, const walk *w, mc_gpu_sizes *sizes)
+add_axes(mc_plan *p, const mc_plan_walk *w, mc_gpu_sizes *sizes)
 {
     for (int a = 0; a < w->n; a++) mc_gpu_sizes_add(p, sizes, w->size[a]);
     for (int a = 0; a < w->n; a++) mc_gpu_sizes_add(p, sizes, w->from[a]);
@@ -119,7 +81,7 @@ add_axes(mc_plan *p, const walk *w, mc_gpu_sizes *sizes)
 }
 
 static void
-launch(mc_plan *p, const walk *w, int64_t bytes, mc_gpu_code *code, const mc_gpu_sizes *sizes)
+launch(mc_plan *p, const mc_plan_walk *w, int64_t bytes, mc_gpu_code *code, const mc_gpu_sizes *sizes)
 {
     mc_gpu_sizes_call(p, sizes, code);
     mc_plan_launch(p, mc_gpu_kernel_of(p, code));
@@ -128,7 +90,7 @@ launch(mc_plan *p, const walk *w, int64_t bytes, mc_gpu_code *code, const mc_gpu
 }
 
 static void
-launch_move(mc_plan *p, walk *w, int64_t bytes)
+launch_move(mc_plan *p, mc_plan_walk *w, int64_t bytes)
 {
     int last = w->n - 1;
     int64_t n = elements_of_unit(w, bytes);
@@ -148,7 +110,7 @@ launch_move(mc_plan *p, walk *w, int64_t bytes)
 
 /* at_x and at_y: the axes whose neighbours lie together in x and in y. */
 static void
-launch_turn(mc_plan *p, walk *w, int64_t bytes, int at_x, int at_y)
+launch_turn(mc_plan *p, mc_plan_walk *w, int64_t bytes, int at_x, int at_y)
 {
     mc_gpu_sizes sizes = {0};
     mc_gpu_sizes_add(p, &sizes, count_of(p, w));
@@ -166,17 +128,13 @@ launch_turn(mc_plan *p, walk *w, int64_t bytes, int at_x, int at_y)
 }
 
 static void
-launch_walk(mc_plan *p, walk *w)
+launch_walk(mc_plan *p, mc_plan_walk *w)
 {
     int64_t bytes = (int64_t)moec_dtype_bytes(w->x->type->dtype);
     int at_x = -1, at_y = -1;
-    if (!w->n) {
-        w->size[0] = w->from[0] = w->to[0] = mc_dim_const(1);
-        w->n = 1;
-    }
     for (int a = 0; a < w->n; a++) {
-        if (is_one(w->from[a])) at_x = a;
-        if (is_one(w->to[a])) at_y = a;
+        if (mc_walk_is_one(w->from[a])) at_x = a;
+        if (mc_walk_is_one(w->to[a])) at_y = a;
     }
     if (at_x >= 0 && at_y >= 0 && at_x != at_y) {
         launch_turn(p, w, bytes, at_x, at_y);
@@ -185,118 +143,14 @@ launch_walk(mc_plan *p, walk *w)
     }
 }
 
-/* ---- walks ------------------------------------------------------------------------------------------------------ */
-
-static walk
-walk_of(const mc_value *x, mc_dim x_offset, const mc_value *y, mc_dim y_offset)
-{
-    return (walk){.x = x, .y = y, .x_offset = x_offset, .y_offset = y_offset};
-}
-
-static int
-axis_of(const mc_op *op, int rank)
-{
-    int64_t axis = mc_attr_int(op, "axis");
-    return (int)(axis < 0 ? axis + rank : axis);
-}
-
-static void
-select_split(mc_plan *p, const mc_op *op)
-{
-    const mc_value *x = mc_operand(op, 0);
-    mc_dim one = mc_dim_const(1), zero = mc_dim_const(0);
-    int64_t offset = 0;
-    for (int i = 0; i < op->n_results; i++) {
-        const mc_value *part = mc_result(op, i);
-        mc_dim width = mc_type_last(part->type);
-        walk w = walk_of(x, mc_dim_const(offset), part, zero);
-        add_axis(&w, mc_plan_rows(p, x->type), mc_type_last(x->type), width);
-        add_axis(&w, width, one, one);
-        launch_walk(p, &w);
-        offset += mc_plan_need_const(p, width, "a part of a split");
-    }
-}
-
-static void
-select_concat(mc_plan *p, const mc_op *op)
-{
-    const mc_value *y = mc_result(op, 0);
-    int axis = axis_of(op, y->type->rank);
-    mc_dim one = mc_dim_const(1), zero = mc_dim_const(0);
-    mc_dim inner = mc_plan_product(p, y->type, axis + 1, y->type->rank);
-    mc_dim run = mc_plan_times(p, y->type->dims[axis], inner);
-    int64_t done = 0;
-    for (int i = 0; i < op->n_operands; i++) {
-        const mc_value *x = mc_operand(op, i);
-        mc_dim part = mc_plan_times(p, x->type->dims[axis], inner);
-        walk w = walk_of(x, zero, y, mc_plan_times(p, mc_dim_const(done), inner));
-        add_axis(&w, mc_plan_product(p, x->type, 0, axis), part, run);
-        add_axis(&w, part, one, one);
-        launch_walk(p, &w);
-        if (i + 1 < op->n_operands) done += mc_plan_need_const(p, x->type->dims[axis], "a joined axis");
-    }
-}
-
-static void
-select_transpose(mc_plan *p, const mc_op *op)
-{
-    const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    const mc_attr *perm = mc_attr_get(op, "perm");
-    walk w = walk_of(x, mc_dim_const(0), y, mc_dim_const(0));
-    for (int a = 0; a < y->type->rank; a++) {
-        int source = (int)perm->as.ints.items[a];
-        add_axis(&w, y->type->dims[a], mc_plan_product(p, x->type, source + 1, x->type->rank),
-                 mc_plan_product(p, y->type, a + 1, y->type->rank));
-    }
-    launch_walk(p, &w);
-}
-
-/* slice, expand, tile: outer x (what happens on the axis) x inner. */
-static void
-select_along_axis(mc_plan *p, const mc_op *op)
-{
-    const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    int axis = axis_of(op, x->type->rank);
-    mc_dim zero = mc_dim_const(0), one = mc_dim_const(1), inner = mc_plan_product(p, x->type, axis + 1, x->type->rank);
-    mc_dim outer = mc_plan_product(p, x->type, 0, axis);
-    mc_dim from = mc_plan_times(p, x->type->dims[axis], inner), to = mc_plan_times(p, y->type->dims[axis], inner);
-    walk w = walk_of(x, zero, y, zero);
-    add_axis(&w, outer, from, to);
-    if (op->opcode == MC_OP_SLICE) {
-        w.x_offset = mc_plan_times(p, mc_dim_const(mc_attr_int(op, "begin")), inner);
-        add_axis(&w, to, one, one);
-    } else {
-        add_axis(&w, mc_dim_const(mc_attr_int(op, "n")), zero, from);
-        add_axis(&w, from, one, one);
-    }
-    launch_walk(p, &w);
-}
-
-static void
-select_copy(mc_plan *p, const mc_op *op)
-{
-    const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    double value;
-    if (mc_plan_is_const(x, &value)) {
-        mc_gpu_select_elementwise(p, op);
-        return;
-    }
-    mc_dim one = mc_dim_const(1);
-    walk w = walk_of(x, mc_dim_const(0), y, mc_dim_const(0));
-    add_axis(&w, mc_plan_count(p, x->type), one, one);
-    launch_walk(p, &w);
-}
-
 void
 mc_gpu_select_move(mc_plan *p, const mc_op *op)
 {
-    switch (op->opcode) {
-    case MC_OP_SPLIT: select_split(p, op); break;
-    case MC_OP_CONCAT: select_concat(p, op); break;
-    case MC_OP_TRANSPOSE: select_transpose(p, op); break;
-    case MC_OP_COPY: select_copy(p, op); break;
-    default: select_along_axis(p, op); break;
-    }
+    double value;
+    if (op->opcode == MC_OP_COPY && mc_plan_is_const(mc_operand(op, 0), &value))
+        mc_gpu_select_elementwise(p, op);
+    else
+        mc_plan_moves(p, op, launch_walk);
 }
 
 /* ---- unslice ---------------------------------------------------------------------------------------------------- */
@@ -305,7 +159,7 @@ void
 mc_gpu_select_unslice(mc_plan *p, const mc_op *op)
 {
     const mc_value *x = mc_operand(op, 0), *y = mc_result(op, 0);
-    int axis = axis_of(op, x->type->rank);
+    int axis = mc_walk_axis(op, x->type->rank);
     int64_t bytes = (int64_t)moec_dtype_bytes(x->type->dtype), n = MAX_UNIT / bytes;
     mc_dim inner = mc_plan_product(p, x->type, axis + 1, x->type->rank);
     mc_dim row_y = mc_plan_times(p, y->type->dims[axis], inner), row_x = mc_plan_times(p, x->type->dims[axis], inner);

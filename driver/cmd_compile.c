@@ -81,19 +81,12 @@ write_text_stage(const mc_cli *cli, mc_unit *u, emit_kind kind)
     return code;
 }
 
-/* With --gpu, code for a CPU is made only when --target asks for it. */
-static bool
-wants_cpu(const mc_unit *u)
-{
-    return !u->options->gpu || u->options->target;
-}
-
 static bool
 front(const mc_cli *cli, mc_unit *u, const char *path, emit_kind kind)
 {
     mc_pass_options passes;
     mc_backend_target target = {0};
-    u->gpu = !wants_cpu(u);
+    u->gpu = !mc_unit_wants_cpu(u->options);
     if (!mc_unit_load(u, path) || !mc_unit_elaborate(u)) return false;
     if (kind == EMIT_IR) return true;
     if (!u->gpu && !mc_backend_find(u, &target)) return false;
@@ -126,7 +119,7 @@ write_header(const char *path, const mc_unit *u, const char *name)
 {
     mc_fault fault = {0};
     mc_buf header = {0};
-    mc_write_header(name, wants_cpu(u), u->options->gpu != NULL, &header);
+    mc_write_header(name, !u->gpu, u->options->gpu != NULL, &header);
     moec_status status = mc_file_write(path, header.data, header.len, 0644, &fault);
     mc_buf_fini(&header);
     if (status != MOEC_OK) return mc_command_failed(status, fault.text);
@@ -134,55 +127,53 @@ write_header(const char *path, const mc_unit *u, const char *name)
     return MC_EXIT_OK;
 }
 
+/* Takes the model, whose opening went as `opened` and `error` say. */
 static int
-pack_model(const char *checkpoint, const char *map, const char *path, const moec_model *model)
+pack_model(const char *checkpoint, const char *map, mc_str path, moec_model *model, moec_status opened,
+           moec_error *error)
 {
     moec_weights *weights = NULL;
-    moec_error error = {0};
     int percent = -1;
-    moec_weights_options options = {.packed_path = path, .map = map};
+    moec_weights_options options = {.packed_path = path.data, .map = map};
     if (isatty(STDERR_FILENO)) {
         options.progress = mc_app_show_packing;
         options.progress_context = &percent;
     }
-    moec_status status = moec_weights_open(model, checkpoint, &options, &weights, &error);
-    if (status != MOEC_OK) return mc_command_failed(status, error.text);
-    printf("wrote %s (%.1f MB)\n", path, (double)moec_weights_bytes(weights) / 1e6);
+    moec_status status = opened;
+    if (status == MOEC_OK) status = moec_weights_open(model, checkpoint, &options, &weights, error);
+    int exit_code = MC_EXIT_OK;
+    if (status == MOEC_OK)
+        printf("wrote %.*s (%.1f MB)\n", MC_FMT(path), (double)moec_weights_bytes(weights) / 1e6);
+    else
+        exit_code = mc_command_failed(status, error->text);
     moec_weights_close(weights);
-    return MC_EXIT_OK;
+    moec_model_destroy(model);
+    return exit_code;
 }
 
 /* Packs a checkpoint beside the executable, where it looks by itself: for each kind of code its own file. The CPU's
  * tables are read by loading the code here, so the target must be this processor. */
 static int
-pack_weights(const char *checkpoint, const char *map, const char *executable, const mc_link_input *code)
+pack_weights(mc_arena *arena, const char *checkpoint, const char *map, const char *executable,
+             const mc_link_input *code)
 {
     mc_loaded *loaded = NULL;
     const moec_abi_model *abi;
     moec_model *model = NULL;
     moec_error error = {0};
     mc_fault fault = {0};
-    mc_buf path = {0};
     int exit_code = MC_EXIT_OK;
     if (code->object.len) {
         moec_status status = mc_backend_load(code->object.data, code->object.len, code->name, &loaded, &abi, &fault);
         if (status != MOEC_OK) return mc_command_failed(status, fault.text);
-        mc_buf_printf(&path, "%s.weights", executable);
         status = moec_model_from_abi(abi, &model, &error);
-        exit_code =
-            status == MOEC_OK ? pack_model(checkpoint, map, path.data, model) : mc_command_failed(status, error.text);
-        moec_model_destroy(model);
+        exit_code = pack_model(checkpoint, map, mc_strf(arena, "%s.weights", executable), model, status, &error);
         mc_backend_unload(loaded);
     }
     if (!exit_code && code->image.len) {
-        mc_buf_clear(&path);
-        mc_buf_printf(&path, "%s.gpu-weights", executable);
         moec_status status = moec_model_from_image(code->image.data, code->image.len, &model, &error);
-        exit_code =
-            status == MOEC_OK ? pack_model(checkpoint, map, path.data, model) : mc_command_failed(status, error.text);
-        moec_model_destroy(model);
+        exit_code = pack_model(checkpoint, map, mc_strf(arena, "%s.gpu-weights", executable), model, status, &error);
     }
-    mc_buf_fini(&path);
     return exit_code;
 }
 
@@ -195,7 +186,7 @@ write_all(const mc_cli *cli, mc_unit *u, emit_kind kind, mc_str stem, const mc_l
     case EMIT_EXE:
         exit_code = write_artefact(given ? given : stem.data, MOEC_EXECUTABLE, code);
         if (!exit_code && checkpoint)
-            exit_code = pack_weights(checkpoint, u->options->map, given ? given : stem.data, code);
+            exit_code = pack_weights(u->arena, checkpoint, u->options->map, given ? given : stem.data, code);
         break;
     case EMIT_OBJ:
         exit_code = write_artefact(given ? given : mc_strf(u->arena, "%s.o", stem.data).data, MOEC_OBJECT, code);
@@ -217,22 +208,19 @@ write_all(const mc_cli *cli, mc_unit *u, emit_kind kind, mc_str stem, const mc_l
     return exit_code;
 }
 
-/* GPU code when u has become CPU code: from the text again, since passes change a module. */
-static bool
-emit_gpu_beside(const mc_cli *cli, const mc_unit *cpu, const char *path, mc_buf *image)
+/* GPU code when u has become CPU code. The status that its own reports amount to. */
+static moec_status
+emit_gpu_beside(const mc_cli *cli, const mc_unit *cpu, mc_buf *image)
 {
     mc_unit u;
     mc_pass_options passes;
-    mc_unit_init(&u, cpu->options);
-    u.gpu = true;
-    bool good = mc_unit_load(&u, path) && mc_unit_elaborate(&u);
-    if (good) u.n_delivered = u.diags.list.n; /* said before */
-    good = good && mc_command_pass_options(cli, u.arena, &passes) && mc_unit_passes(&u, &passes) &&
-           mc_backend_gpu_emit(&u, image);
+    bool good = mc_unit_begin_gpu(&u, cpu) && mc_command_pass_options(cli, u.arena, &passes) &&
+                mc_unit_passes(&u, &passes) && mc_backend_gpu_emit(&u, image);
+    moec_status status = good || mc_unit_status(&u) != MOEC_OK ? mc_unit_status(&u) : MOEC_ERR_INTERNAL;
     mc_progress_end();
     mc_unit_deliver(&u);
     mc_unit_fini(&u);
-    return good;
+    return status;
 }
 
 static int
@@ -243,14 +231,16 @@ write_artefacts(const mc_cli *cli, mc_unit *u, emit_kind kind, const char *input
     mc_str name = mc_str_dup(u->arena, mc_unit_name(u)), stem = stem_of(cli, u->arena, input);
     mc_progress_step("generating code");
     bool good = true, code = kind != EMIT_HEADER;
-    if (code && wants_cpu(u))
-        good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object);
+    if (code && !u->gpu) good = mc_backend_find(u, &target) && mc_backend_emit(u, &target, MC_CODE_OBJECT, &object);
     if (good && code && u->gpu) good = mc_backend_gpu_emit(u, &image);
-    if (good && code && u->options->gpu && !u->gpu) good = emit_gpu_beside(cli, u, input, &image);
+    moec_status status = mc_unit_status(u);
+    if (good && code && u->options->gpu && !u->gpu) {
+        status = emit_gpu_beside(cli, u, &image);
+        good = status == MOEC_OK;
+    }
     mc_progress_end();
     mc_unit_deliver(u);
     mc_link_input parts = {mc_buf_view(&object), mc_buf_view(&image), name.data};
-    moec_status status = good || mc_unit_status(u) != MOEC_OK ? mc_unit_status(u) : MOEC_ERR_UNSUPPORTED;
     int exit_code = good ? write_all(cli, u, kind, stem, &parts) : mc_command_exit_code(status);
     if (!exit_code) {
         mc_str summary = mc_unit_summary(u);

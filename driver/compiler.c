@@ -125,12 +125,10 @@ compile_cpu(mc_unit *u, moec_compiled *c)
     return good;
 }
 
+/* Of an elaborated unit. */
 static bool
 compile_gpu(mc_unit *u, mc_product *out)
 {
-    u->gpu = true;
-    if (!mc_unit_elaborate(u)) return false;
-    if (out->object.len) u->n_delivered = u->diags.list.n; /* the CPU's unit says the same of the text */
     if (!mc_unit_passes(u, NULL)) return false;
     mc_buf_clear(&out->name);
     mc_buf_clear(&out->summary);
@@ -139,18 +137,21 @@ compile_gpu(mc_unit *u, mc_product *out)
     return mc_backend_gpu_emit(u, &out->image);
 }
 
-/* Passes change a module, so each kind of code begins with the text. */
-static bool
+static moec_status
+status_of(const mc_unit *u, bool good)
+{
+    if (good) return MOEC_OK;
+    return mc_unit_status(u) == MOEC_OK ? MOEC_ERR_INTERNAL : mc_unit_status(u);
+}
+
+static moec_status
 compile_gpu_beside(const mc_unit *cpu, mc_product *out)
 {
     mc_unit u;
-    mc_str name = mc_source_of(&cpu->sources, (mc_span){cpu->file, 0, 0})->name;
-    mc_str text = mc_source_of(&cpu->sources, (mc_span){cpu->file, 0, 0})->text;
-    mc_unit_init(&u, cpu->options);
-    bool good = mc_unit_text(&u, name.data, text.data, text.len) && compile_gpu(&u, out);
+    moec_status status = status_of(&u, mc_unit_begin_gpu(&u, cpu) && compile_gpu(&u, out));
     mc_unit_deliver(&u);
     mc_unit_fini(&u);
-    return good;
+    return status;
 }
 
 static moec_status
@@ -160,14 +161,14 @@ compile(mc_unit *u, moec_compiled **out)
     moec_compiled *c = calloc(1, sizeof *c);
     if (!c) return MOEC_ERR_MEMORY;
     c->train = o->train;
-    bool good = o->gpu && !o->target ? compile_gpu(u, &c->code) : compile_cpu(u, c);
-    if (good && o->gpu && o->target) good = compile_gpu_beside(u, &c->code);
-    if (!good) {
+    u->gpu = !mc_unit_wants_cpu(o);
+    moec_status status = status_of(u, u->gpu ? mc_unit_elaborate(u) && compile_gpu(u, &c->code) : compile_cpu(u, c));
+    if (status == MOEC_OK && o->gpu && !u->gpu) status = compile_gpu_beside(u, &c->code);
+    if (status == MOEC_OK)
+        *out = c;
+    else
         moec_compiled_destroy(c);
-        return mc_unit_status(u) == MOEC_OK ? MOEC_ERR_INTERNAL : mc_unit_status(u);
-    }
-    *out = c;
-    return MOEC_OK;
+    return status;
 }
 
 static const moec_compile_options defaults;

@@ -33,6 +33,23 @@ mc_unit_text(mc_unit *u, const char *name, const char *text, size_t n_bytes)
 }
 
 bool
+mc_unit_wants_cpu(const moec_compile_options *options)
+{
+    return !options->gpu || options->target;
+}
+
+bool
+mc_unit_begin_gpu(mc_unit *u, const mc_unit *cpu)
+{
+    const mc_source *source = mc_source_of(&cpu->sources, (mc_span){cpu->file, 0, 0});
+    mc_unit_init(u, cpu->options);
+    u->gpu = true;
+    bool good = mc_unit_text(u, source->name.data, source->text.data, source->text.len) && mc_unit_elaborate(u);
+    if (good) u->n_delivered = u->diags.list.n;
+    return good;
+}
+
+bool
 mc_unit_load(mc_unit *u, const char *path)
 {
     mc_buf text = {0};

@@ -25,6 +25,12 @@ typedef struct mc_unit {
 void mc_unit_init(mc_unit *u, const moec_compile_options *options);
 void mc_unit_fini(mc_unit *u);
 
+/* With code for GPUs, code for a CPU is made only when a target is given. */
+bool mc_unit_wants_cpu(const moec_compile_options *options);
+/* Passes change a module, so code for GPUs beside a CPU's begins with the same text again: u becomes a unit of it,
+ * elaborated; what the text's own reports are, the other unit has said. To be ended like any. False after an error. */
+bool mc_unit_begin_gpu(mc_unit *u, const mc_unit *cpu);
+
 /* The text of config.json, given the file or the directory that holds it, in the unit's arena. Reports nothing. */
 moec_status mc_unit_read_config(mc_unit *u, const char *path, mc_str *out, mc_fault *fault) MOEC_MUST_USE;
 

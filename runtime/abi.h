@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define MOEC_ABI_MAGIC 0x43454F4Du /* "MOEC" */
-#define MOEC_ABI_VERSION 3u
+#define MOEC_ABI_VERSION 4u
 
 /* mul * (product of up to three symbols) + add. Unused syms entries are 0xFF. */
 typedef struct moec_abi_expr {
@@ -26,12 +26,13 @@ typedef struct moec_abi_expr {
 } moec_abi_expr;
 
 /* A run-time dimension. kind: 0 ordinary; 1 new positions (S); 2 cached + new positions (C), which the session sets;
- * 3 nothing depends on it any more. */
+ * 3 nothing depends on it any more; 4 set by a comm launch during the walk, at most exprs[bound] of that step (of the
+ * rank that has the most, when ranks differ). */
 typedef struct moec_abi_sym {
     const char *name;
     int64_t lo, hi; /* hi 0: unbounded */
     uint32_t kind;
-    uint32_t reserved;
+    uint32_t bound; /* kind 4 */
 } moec_abi_sym;
 
 enum { MOEC_ABI_MAX_RANK = 6 };
@@ -73,6 +74,8 @@ typedef struct moec_abi_weight {
     const char *scale_of;
     int64_t block[2];
     const char *init; /* of a parameter in training: "normal(0.02)"; else "" */
+    /* Other than 0: the parameter has so many experts along axis 0, of which a rank holds dims[0] (moec_abi_ep). */
+    int64_t experts;
 } moec_abi_weight;
 
 /* Memory that lives across steps: a KV cache, a convolution's history, a scan's state. Zeroed by a session's reset.
@@ -114,12 +117,12 @@ typedef struct moec_kernel_args {
 
 typedef void moec_kernel_fn(const moec_kernel_args *args);
 
-enum { MOEC_LAUNCH_KERNEL = 0, MOEC_LAUNCH_CALL = 1 };
+enum { MOEC_LAUNCH_KERNEL = 0, MOEC_LAUNCH_CALL = 1, MOEC_LAUNCH_COMM = 2 };
 enum { MOEC_LAUNCH_NO_BARRIER = 1 }; /* flags */
 
 typedef struct moec_abi_launch {
     uint32_t kind, flags;
-    uint32_t target; /* kernel index, or function index */
+    uint32_t target; /* kernel index, function index, or moec_comm_op */
     uint32_t n_refs, n_ints, n_floats;
     uint32_t first_ref, first_int, first_float; /* into model->refs, exprs, floats */
     uint32_t weight_base, state_base;           /* calls: added to the callee's indices */
@@ -136,6 +139,46 @@ typedef struct moec_abi_func {
     uint32_t first_launch, n_launches;
     uint32_t first_slot, n_slots;
 } moec_abi_func;
+
+/* ---- several ranks --------------------------------------------------------------------------------------------
+ * A model for expert parallelism runs on n_ranks * n_replicas ranks; rank r is number r % n_ranks of replica
+ * r / n_ranks. A replica's ranks share the experts: number g holds the slots g * L .. g * L + L - 1. A launch of kind
+ * COMM is done by one thread while the others wait. Its arguments (runtime/ep/ep.h says what they mean), LISTS being the
+ * six arrays of a route (offsets, rows, order, sent, sent_tokens, counts):
+ *
+ *   op           ptr                                      i
+ *   ROUTE        offsets, tokens, slots or null, LISTS    way, experts, slots of a rank, tokens, symbol of X, symbol of Y
+ *   SEND         x, LISTS, out                            way, width, dtype, wire
+ *   SEND_ROWS    v, LISTS, out                            width, dtype, wire
+ *   RETURN_ROWS  y, LISTS, out                            width, dtype, wire
+ *   REDUCE       y, LISTS, out                            way, width, dtype, wire, tokens
+ *   WAIT         (of the SEND .. REDUCE before it; those only begin)
+ *   GATHER       x, out, begin                            elements of axis 0, bytes of each, symbol of all ranks' elements
+ *   OWN          x, begin, out                            own elements of axis 0, bytes of each
+ *   MERGE        x, offsets, out, out_offsets             slots of a rank, bytes of a row, symbol of the merged rows
+ *
+ * GATHER is over all ranks, MERGE over the replicas of a number, the others over the ranks of a replica. */
+typedef enum moec_comm_op {
+    MOEC_COMM_ROUTE = 0,
+    MOEC_COMM_SEND = 1,
+    MOEC_COMM_SEND_ROWS = 2,
+    MOEC_COMM_RETURN_ROWS = 3,
+    MOEC_COMM_REDUCE = 4,
+    MOEC_COMM_WAIT = 5,
+    MOEC_COMM_GATHER = 6,
+    MOEC_COMM_OWN = 7,
+    MOEC_COMM_MERGE = 8
+} moec_comm_op;
+
+enum { MOEC_COMM_N_OPS = 9 };
+
+typedef struct moec_abi_ep {
+    uint32_t n_ranks, n_replicas, per_node;
+    uint32_t round_robin; /* slot s of number g holds expert s * n_ranks + g; else g * L + s */
+    uint32_t rank_sym;    /* the symbol of axis 0 of what is shared out among ranks (sequences, or tokens) */
+    uint32_t reduced;     /* gradients of a step are this rank's part: moec_train_reduce adds them up */
+    const char *plan;     /* its text, as `moec plan` prints it */
+} moec_abi_ep;
 
 /* ---- code for GPUs --------------------------------------------------------------------------------------------
  * A model for a GPU has `gpu` and no `kernels`. Its launches, refs, slots and expressions mean what they mean for a
@@ -228,6 +271,7 @@ typedef struct moec_abi_model {
     uint32_t n_saved, n_cotangents, n_input_grads, reserved;
 
     const moec_abi_gpu *gpu; /* NULL: a model for a CPU */
+    const moec_abi_ep *ep;   /* NULL: a model for one rank */
 } moec_abi_model;
 
 /* Exported by every artefact under the name moec_abi_query_<name>: NULL when `version` is not one it can serve. */

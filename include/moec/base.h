@@ -44,7 +44,8 @@ typedef enum moec_status {
     MOEC_ERR_MEMORY = 7,      /* memory of the host or the GPU ran out: ask for less (shorter or fewer sequences) */
     MOEC_ERR_RANGE = 8,       /* a run-time size or id is outside what the model declares */
     MOEC_ERR_INTERNAL = 9,    /* a fault of moec's own: please report it */
-    MOEC_ERR_DEVICE = 10      /* the GPU or its driver failed: the message says what */
+    MOEC_ERR_DEVICE = 10,     /* the GPU or its driver failed: the message says what */
+    MOEC_ERR_COMM = 11        /* another rank failed, or did not answer in time: the message says which */
 } moec_status;
 
 /* "ok", "argument", ...: a static string, never NULL. */

@@ -4,6 +4,7 @@
 
 #include "moec/base.h"
 #include "moec/compiler.h"
+#include "moec/comm.h"
 #include "moec/gpu.h"
 #include "moec/runtime.h"
 #include "moec/train.h"

@@ -16,7 +16,7 @@
  *     moec_weights *weights;
  *     moec_session *session;
  *     int32_t id = 1;
- *     if (moec_model_from_abi(moec_abi_query_tiny(3), &model, &error) ||
+ *     if (moec_model_from_abi(moec_abi_query_tiny(4), &model, &error) ||
  *         moec_weights_open(model, "checkpoint", NULL, &weights, &error) ||
  *         moec_session_create(model, weights, NULL, &session, &error)) { puts(error.text); return 1; }
  *     for (int n = 0; n < 10; n++) {
@@ -51,7 +51,8 @@ struct moec_abi_model; /* runtime/abi.h: what an artefact exports */
 typedef struct moec_model moec_model;
 typedef struct moec_weights moec_weights;
 typedef struct moec_session moec_session;
-typedef struct moec_gpu moec_gpu; /* moec/gpu.h */
+typedef struct moec_gpu moec_gpu;   /* moec/gpu.h */
+typedef struct moec_comm moec_comm; /* moec/comm.h */
 
 enum { MOEC_ERROR_BYTES = 1024, MOEC_MAX_RANK = 6 };
 
@@ -120,6 +121,7 @@ typedef struct moec_weights_options {
     uint32_t n_threads;      /* for packing; 0: as many as may run */
     moec_progress_fn *progress;
     void *progress_context;
+    moec_comm *comm; /* of a model for several ranks (moec/comm.h): its rank's experts are opened */
 } moec_weights_options;
 
 /* Opens weights for `model` from `path`:
@@ -178,6 +180,7 @@ typedef struct moec_session_options {
     bool device_pointers; /* moec_session_run takes device addresses, at multiples of 16, and returns when all is queued
                            */
     bool no_graph;        /* always launch, never replay a step of sizes seen before as a graph */
+    moec_comm *comm;      /* a model for several ranks needs one of that size; every rank creates a session */
 } moec_session_options;
 
 /* Memory and threads for one stream of work. All memory is reserved here; pages are used as they are touched.

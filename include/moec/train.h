@@ -117,7 +117,8 @@ typedef struct moec_train_call {
     bool check_finite;         /* refuse cotangents that hold NaN or infinity: names the tensor; not on a GPU */
     moec_gpu *gpu;             /* for a model compiled for GPUs (moec/gpu.h); NULL: the processor */
     void *stream;              /* with gpu: a CUstream to queue on; NULL: the default stream */
-    uint64_t reserved[2];
+    moec_comm *comm;           /* a model for several ranks needs one of that size; all ranks make the same calls */
+    uint64_t reserved[1];
 } moec_train_call;
 
 /* With `gpu` every buffer is memory of that device, at a multiple of 16 bytes (saved and workspace: 64), but the arrays

@@ -15,6 +15,7 @@ moec_status_name(moec_status status)
     case MOEC_ERR_RANGE: return "range";
     case MOEC_ERR_INTERNAL: return "internal";
     case MOEC_ERR_DEVICE: return "device";
+    case MOEC_ERR_COMM: return "comm";
     }
     return "unknown";
 }

@@ -24,7 +24,7 @@ run_library(const char *path, const char *symbol)
     void *address = dlsym(library, symbol), *own = dlsym(library, "moec_model_from_abi");
     memcpy(&query, &address, sizeof query);
     int failed = !query || !own || own == (void *)(uintptr_t)moec_model_from_abi || query(999) != NULL ||
-                 moec_model_from_abi(query(3), &model, &error) != MOEC_OK || run_once(model, 2, out);
+                 moec_model_from_abi(query(4), &model, &error) != MOEC_OK || run_once(model, 2, out);
     if (!failed) print_bits(moec_model_name(model), out);
     moec_model_destroy(model);
     dlclose(library);

@@ -49,6 +49,9 @@ static const setting_def place_defs[] = {
     {"tokens",    ARG_NOTHING, 0, {{"over", ARG_AXES, 0}}},
     {"redundant", ARG_COUNT,   0, {{0}}},
     {"layout",    ARG_WORD,    "contiguous round_robin", {{0}}},
+    {"nodes",     ARG_COUNT,   0, {{0}}},
+    {"order",     ARG_WORD,    "strict tree", {{0}}},
+    {"exchange",  ARG_WORD,    "auto expert rank node", {{0}}},
 };
 static const setting_def train_defs[] = {
     {"loss",           ARG_WORD,     "cross_entropy mse",          {{0}}},

@@ -48,7 +48,7 @@ def has_example(code):
 
 
 def check_codes(fault):
-    code = all_text("ir/*.c", "frontend/*.c", "passes/*.c", "codegen/**/*.c", "driver/*.c", "runtime/*.c", "runtime/app/*.c")
+    code = all_text("ir/*.c", "frontend/*.c", "passes/**/*.c", "codegen/**/*.c", "driver/*.c", "runtime/*.c", "runtime/app/*.c")
     tests = all_text("tests/golden/**/*", "tests/unit/*.c", "tests/cli/**/*", "tests/exec/*")
     for name in rows("ir/diag.def", "MC_DIAG"):
         if name not in code:

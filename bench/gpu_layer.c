@@ -192,7 +192,7 @@ bench_forward(bench *b, const shape *s, double *least, double *median)
     moec_limit limit = {"T", s->tokens};
     moec_session_options options = {
         .gpu = b->gpu, .stream = b->stream, .device_pointers = true, .limits = &limit, .n_limits = 1};
-    if (moec_weights_synthetic(model, &weights, &b->error)) stop(b, "weights");
+    if (moec_weights_synthetic(model, NULL, &weights, &b->error)) stop(b, "weights");
     if (moec_session_create(model, weights, &options, &f.session, &b->error)) stop(b, "session");
     for (int i = 0; i < BUFFERS; i++) f.x[i] = normal(b, (size_t)(s->tokens * s->width), MOEC_BF16, 1, "x");
     f.y = device_memory(b, (size_t)(s->tokens * s->width) * 2, "y");

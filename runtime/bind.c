@@ -3,6 +3,8 @@
  * byte is packed. */
 #include "runtime/bind.h"
 
+#include "runtime/ranks.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,16 +24,64 @@ mc_bind_find(const mc_bind *b, const char *path)
     return i == MC_NO_INDEX ? NULL : &b->paths[i];
 }
 
-moec_status
-mc_bind_open(const mc_bind *b, const mc_bound *bound, bool dry, mc_tensor *out, mc_fault *error)
-{
-    return mc_tensor_open(b->checkpoint, bound->rule, bound->target, bound->sources, bound->n_sources, dry, out, error);
-}
-
 static moec_status
 no_memory(mc_fault *error)
 {
     return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+}
+
+/* All experts, shapes and types only. */
+static moec_status
+open_whole(const mc_bind *b, const mc_bound *bound, mc_tensor *out, mc_fault *error)
+{
+    return mc_tensor_open(b->checkpoint, bound->rule, bound->target, bound->sources, bound->n_sources, true, out,
+                          error);
+}
+
+/* Whether the sources are the experts, one each. */
+static bool
+source_per_expert(const mc_bound *bound)
+{
+    return bound->rule->stacked.len && bound->n_sources == (size_t)mc_weights_whole(bound->weight) &&
+           mc_rule_keeps_parts(bound->rule);
+}
+
+/* picks[s]: the expert in slot s. */
+static moec_status
+open_picked(const mc_bind *b, const mc_bound *bound, const int64_t *picks, int64_t n, mc_tensor *out, mc_fault *error)
+{
+    if (!source_per_expert(bound)) {
+        moec_status s = mc_tensor_open(b->checkpoint, bound->rule, bound->target, bound->sources, bound->n_sources,
+                                       false, out, error);
+        if (s != MOEC_OK) return s;
+        s = mc_tensor_pick(out, picks, n, error);
+        if (s != MOEC_OK) mc_tensor_close(out);
+        return s;
+    }
+    uint32_t *own = malloc((size_t)n * sizeof *own);
+    if (!own) return no_memory(error);
+    for (int64_t i = 0; i < n; i++) own[i] = bound->sources[picks[i]];
+    moec_status s = mc_tensor_open(b->checkpoint, bound->rule, bound->target, own, (size_t)n, false, out, error);
+    free(own);
+    return s;
+}
+
+moec_status
+mc_bind_open(const mc_bind *b, const mc_bound *bound, mc_tensor *out, mc_fault *error)
+{
+    const moec_abi_weight *w = bound->weight;
+    if (!w->experts)
+        return mc_tensor_open(b->checkpoint, bound->rule, bound->target, bound->sources, bound->n_sources, false, out,
+                              error);
+    int64_t n = w->dims[0], *picks = malloc((size_t)n * sizeof *picks);
+    if (!picks) return no_memory(error);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t expert = mc_weights_expert(b->abi, w, b->number, i);
+        picks[i] = expert < 0 ? 0 : expert; /* nothing comes to an empty slot: any numbers will do */
+    }
+    moec_status s = open_picked(b, bound, picks, n, out, error);
+    free(picks);
+    return s;
 }
 
 /* ---- the nearest name, for notes ------------------------------------------------------------------------------ */
@@ -81,17 +131,6 @@ find_source(const mc_checkpoint *c, const mc_rule *rule, const char *name)
     return mc_name_table_get(&c->by_name, mc_str_of(blocks));
 }
 
-/* Whether axis 0 of the weight says how many sources there are: not when they are joined, or stacked and rearranged. */
-static bool
-counts_by_weight(const mc_rule *rule)
-{
-    for (int i = 0; i < rule->n_stages; i++)
-        if (rule->stages[i].kind == MC_STAGE_CONCAT ||
-            (rule->stages[i].kind == MC_STAGE_STACK && i + 1 < rule->n_stages))
-            return false;
-    return true;
-}
-
 /* E0904: what was found of {name} and what is missing. present[0..n-1], some true. */
 static moec_status
 missing_index(const mc_bound *b, const mc_rule *rule, const bool *present, int64_t n, mc_fault *error)
@@ -119,8 +158,8 @@ static moec_status
 find_stack(const mc_bind *b, mc_bound *bound, const mc_rule *rule, const mc_captures *captures, mc_fault *error)
 {
     char name[MC_PATH_BYTES];
-    bool any = !counts_by_weight(rule);
-    int64_t n = bound->weight->dims[0], most = (int64_t)b->checkpoint->n_tensors;
+    bool any = !mc_rule_keeps_parts(rule);
+    int64_t n = mc_weights_whole(bound->weight), most = (int64_t)b->checkpoint->n_tensors;
     if (n > most || any) n = most;
     int64_t n_found = 0, end = 0;
     bool *present = calloc((size_t)n + 2, sizeof *present);
@@ -135,7 +174,7 @@ find_stack(const mc_bind *b, mc_bound *bound, const mc_rule *rule, const mc_capt
         if (present[i]) end = i + 1;
         if (any && !present[i]) break;
     }
-    int64_t want = any ? end : bound->weight->dims[0];
+    int64_t want = any ? end : mc_weights_whole(bound->weight);
     if (s == MOEC_OK && n_found == 0) {
         s = MOEC_ERR_NOT_FOUND;
     } else if (s == MOEC_OK && end > want) {
@@ -205,19 +244,29 @@ bind_path(mc_bind *b, mc_bound *bound, const mc_rule_map *map, mc_fault *error)
 
 /* ---- shapes and types ----------------------------------------------------------------------------------------- */
 
+/* The parameter's, not only what this rank has of it. */
+static void
+whole_dims(const moec_abi_weight *w, int64_t *out)
+{
+    memcpy(out, w->dims, sizeof w->dims);
+    if (w->rank) out[0] = mc_weights_whole(w);
+}
+
 static moec_status
 wrong_shape(const mc_bind *b, const mc_bound *bound, const mc_tensor *t, mc_fault *error)
 {
     const moec_abi_weight *w = bound->weight;
     const mc_view *part = &t->parts[0];
+    int64_t dims[4];
+    whole_dims(w, dims);
     char want[128], have[128], hint[64] = "";
-    mc_dims_text(w->dims, (int)w->rank, want, sizeof want);
+    mc_dims_text(dims, (int)w->rank, want, sizeof want);
     mc_dims_text(part->dims, part->rank, have, sizeof have);
     int shift = t->stacked ? 1 : 0;
     for (int i = 0; i < part->rank && (int)w->rank == t->rank; i++)
         for (int j = i + 1; j < part->rank; j++) {
-            bool fits = w->dims[i + shift] == part->dims[j] && w->dims[j + shift] == part->dims[i];
-            for (int k = 0; k < part->rank && fits; k++) fits = k == i || k == j || w->dims[k + shift] == part->dims[k];
+            bool fits = dims[i + shift] == part->dims[j] && dims[j + shift] == part->dims[i];
+            for (int k = 0; k < part->rank && fits; k++) fits = k == i || k == j || dims[k + shift] == part->dims[k];
             if (fits && !hint[0]) snprintf(hint, sizeof hint, "; a transpose would fit: | transpose(%d, %d)", i, j);
         }
     const mc_st_tensor *source = b->checkpoint->tensors[bound->sources[0]];
@@ -293,14 +342,16 @@ check_path(const mc_bind *b, const mc_bound *bound, mc_fault *error)
 {
     mc_tensor t;
     mc_fault why = {{0}};
-    moec_status s = mc_bind_open(b, bound, true, &t, &why);
+    moec_status s = open_whole(b, bound, &t, &why);
     if (s != MOEC_OK) {
         if (strncmp(why.text, "E09", 3) == 0) return mc_fail(error, s, "%s", why.text);
         return mc_fail(error, s, "E0903: %.*s: %s", MC_FMT(bound->path), why.text);
     }
     const moec_abi_weight *w = bound->weight;
+    int64_t dims[4];
+    whole_dims(w, dims);
     bool fits = (int)w->rank == t.rank;
-    for (uint32_t i = 0; i < w->rank && fits; i++) fits = w->dims[i] == t.dims[i];
+    for (uint32_t i = 0; i < w->rank && fits; i++) fits = dims[i] == t.dims[i];
     s = fits ? check_dtype(b, bound, &t, error) : wrong_shape(b, bound, &t, error);
     mc_tensor_close(&t);
     return s;
@@ -426,10 +477,11 @@ try_maps(mc_bind *b, const char *name, mc_fault *error)
  * text asks for. A map that was named is used all the same. */
 moec_status
 mc_bind_create(const moec_abi_model *abi, mc_checkpoint *checkpoint, const char *map, bool allow_narrowing,
-               mc_bind *out, mc_fault *error)
+               uint32_t number, mc_bind *out, mc_fault *error)
 {
     bool own_names = !map && mc_checkpoint_is_own(checkpoint);
-    *out = (mc_bind){.abi = abi, .checkpoint = checkpoint, .allow_narrowing = allow_narrowing || own_names};
+    *out = (mc_bind){
+        .abi = abi, .checkpoint = checkpoint, .allow_narrowing = allow_narrowing || own_names, .number = number};
     moec_status s = mc_rules_parse(own_names ? "" : abi->rules, &out->rules, error);
     if (s == MOEC_OK) s = collect_paths(out, error);
     if (s == MOEC_OK) s = try_maps(out, map, error);

@@ -101,7 +101,7 @@ open_scales(mc_packer *p, mc_fault *error)
         !extents(bound->weight, &groups, &n, &k) || p->groups != groups || p->n != ceil_div(n, w->block[0]) ||
         p->k != ceil_div(k, w->block[1]))
         return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact's scales %s do not fit %s", w->path, w->scale_of);
-    moec_status s = mc_bind_open(p->bind, bound, false, &p->tensors[0], error);
+    moec_status s = mc_bind_open(p->bind, bound, &p->tensors[0], error);
     if (s != MOEC_OK) return s;
     p->n_tensors = 1;
     p->n_units = 1;
@@ -115,7 +115,7 @@ open_tensor(mc_packer *p, const char *path, mc_fault *error)
     int i = p->n_tensors;
     const mc_bound *bound = mc_bind_find(p->bind, path);
     if (!bound) return mc_fail(error, MOEC_ERR_INTERNAL, "weight %s was not bound", path);
-    moec_status s = mc_bind_open(p->bind, bound, false, &p->tensors[i], error);
+    moec_status s = mc_bind_open(p->bind, bound, &p->tensors[i], error);
     if (s != MOEC_OK) return s;
     p->n_tensors = i + 1;
     if (p->weight->dtype != MOEC_F8E4M3 || p->tensors[i].parts[0].kind == MC_VIEW_FP8) return MOEC_OK;

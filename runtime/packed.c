@@ -14,7 +14,9 @@ typedef struct header {
     uint32_t version, n_weights;
     uint64_t weights_hash, source, file_bytes, table_hash;
     uint64_t byte_order; /* 1, as this machine writes it */
-    uint64_t reserved;
+    uint32_t number;     /* of the rank whose experts these are, among ... */
+    uint16_t n_ranks;    /* ... so many; 0: a model for one rank */
+    uint16_t round_robin;
 } header;
 
 _Static_assert(sizeof(header) == 64, "the header is 64 bytes on every machine");
@@ -206,6 +208,15 @@ mc_packed_fill(const mc_packing *packing, unsigned char *data, mc_fault *error)
     return pack_all(&k, error);
 }
 
+static void
+say_whose(header *h, const moec_abi_model *abi, uint32_t number)
+{
+    if (!abi->ep) return;
+    h->number = number;
+    h->n_ranks = (uint16_t)abi->ep->n_ranks;
+    h->round_robin = abi->ep->round_robin != 0;
+}
+
 static uint64_t
 table_hash(const mc_packed_layout *l)
 {
@@ -225,6 +236,7 @@ mc_packed_write(const mc_packing *packing, const char *path, mc_fault *error)
                 .table_hash = table_hash(l),
                 .byte_order = 1};
     memcpy(h.magic, MAGIC, sizeof MAGIC);
+    say_whose(&h, packing->bind->abi, packing->bind->number);
     moec_status s = mc_writer_open(path, &k.writer, error);
     if (s != MOEC_OK) return s;
     s = mc_writer_write(k.writer, &h, sizeof h, error);
@@ -245,10 +257,24 @@ mc_packed_is(const unsigned char *bytes, size_t n_bytes)
     return n_bytes >= sizeof MAGIC && memcmp(bytes, MAGIC, sizeof MAGIC) == 0;
 }
 
-moec_status
-mc_packed_check(const moec_abi_model *abi, const mc_packed_layout *l, uint64_t source, const unsigned char *bytes,
-                size_t n_bytes, const char *path, mc_fault *error)
+static moec_status
+check_whose(const header *h, const mc_packed_want *want, const char *path, mc_fault *error)
 {
+    header mine = {.number = 0};
+    say_whose(&mine, want->abi, want->number);
+    if (h->n_ranks == mine.n_ranks && h->number == mine.number && h->round_robin == mine.round_robin) return MOEC_OK;
+    if (h->n_ranks != mine.n_ranks || h->round_robin != mine.round_robin)
+        return mc_fail(error, MOEC_ERR_MISMATCH, "%s holds experts as they are shared out in another way", path);
+    return mc_fail(error, MOEC_ERR_MISMATCH, "%s holds the experts of number %u of %u, this rank is number %u", path,
+                   h->number, h->n_ranks, mine.number);
+}
+
+moec_status
+mc_packed_check(const mc_packed_want *want, const unsigned char *bytes, size_t n_bytes, const char *path,
+                mc_fault *error)
+{
+    const moec_abi_model *abi = want->abi;
+    const mc_packed_layout *l = want->layout;
     header h;
     if (n_bytes < sizeof h || !mc_packed_is(bytes, n_bytes))
         return mc_fail(error, MOEC_ERR_SYNTAX, "%s is not a packed weight file", path);
@@ -259,7 +285,9 @@ mc_packed_check(const moec_abi_model *abi, const mc_packed_layout *l, uint64_t s
     if (h.weights_hash != abi->weights_hash || h.n_weights != abi->n_weights)
         return mc_fail(error, MOEC_ERR_MISMATCH,
                        "%s was packed for another model, or for %s compiled for another target", path, abi->name);
-    if (source && h.source != source)
+    moec_status s = check_whose(&h, want, path, error);
+    if (s != MOEC_OK) return s;
+    if (want->source && h.source != want->source)
         return mc_fail(error, MOEC_ERR_MISMATCH, "%s was packed from another checkpoint, or it has changed since",
                        path);
     if (h.file_bytes != n_bytes || n_bytes != l->file_bytes)

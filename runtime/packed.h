@@ -1,4 +1,5 @@
-/* packed: the file that holds a model's weights as its kernels read them; only ever mapped, read-only, shared.
+/* packed: the file that holds a model's weights as its kernels read them; only ever mapped, read-only, shared. Of a
+ * model for several ranks a file holds what one number needs, and says which.
  *
  *     header  64 bytes
  *     table   n_weights x { u64 offset, u64 n_bytes }
@@ -41,9 +42,16 @@ moec_status mc_packed_fill(const mc_packing *packing, unsigned char *data, mc_fa
 
 /* Whether the bytes are a packed file at all. */
 bool mc_packed_is(const unsigned char *bytes, size_t n_bytes);
-/* Whether they are this model's: SYNTAX (malformed), MISMATCH (another model, another checkpoint). source 0: any. */
-moec_status mc_packed_check(const moec_abi_model *abi, const mc_packed_layout *layout, uint64_t source,
-                            const unsigned char *bytes, size_t n_bytes, const char *path,
+/* What a packed file must be: of this model, and for the rank of this number. */
+typedef struct mc_packed_want {
+    const moec_abi_model *abi;
+    const mc_packed_layout *layout;
+    uint64_t source; /* 0: any */
+    uint32_t number;
+} mc_packed_want;
+
+/* Errors: SYNTAX (malformed), MISMATCH (another model, another rank, another checkpoint). */
+moec_status mc_packed_check(const mc_packed_want *want, const unsigned char *bytes, size_t n_bytes, const char *path,
                             mc_fault *error) MOEC_MUST_USE;
 
 #endif

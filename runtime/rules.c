@@ -112,6 +112,16 @@ mc_stage_name(mc_stage_kind kind)
     return "";
 }
 
+bool
+mc_rule_keeps_parts(const mc_rule *rule)
+{
+    for (int i = 0; i < rule->n_stages; i++)
+        if (rule->stages[i].kind == MC_STAGE_CONCAT ||
+            (rule->stages[i].kind == MC_STAGE_STACK && i + 1 < rule->n_stages))
+            return false;
+    return true;
+}
+
 static moec_status
 take_args(reader *r, mc_stage *s)
 {

@@ -63,6 +63,9 @@ typedef struct mc_rules {
  * Errors: SYNTAX, MEMORY. */
 moec_status mc_rules_parse(const char *text, mc_rules *out, mc_fault *error) MOEC_MUST_USE;
 void mc_rules_fini(mc_rules *rules);
+/* Whether its stages leave a stacked rule's sources apart, so that axis 0 counts them: they neither join them nor stack
+ * them and go on. */
+bool mc_rule_keeps_parts(const mc_rule *rule);
 const char *mc_stage_name(mc_stage_kind kind);
 
 typedef struct mc_capture {

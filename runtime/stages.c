@@ -377,6 +377,66 @@ void
 mc_tensor_close(mc_tensor *t)
 {
     for (size_t i = 0; i < t->n_parts; i++) free(t->parts[i].owned);
+    for (size_t i = 0; i < t->n_whole; i++) free(t->whole[i].owned);
     free(t->parts);
+    free(t->whole);
     *t = (mc_tensor){0};
+}
+
+/* ---- a part of axis 0 ----------------------------------------------------------------------------------------- */
+
+/* Number `index` along axis 0, without that axis. */
+static mc_view
+without_axis_0(const mc_view *v, int64_t index)
+{
+    mc_view one = *v;
+    one.offset += index * v->strides[0];
+    one.scale_offset += index * v->scale_strides[0];
+    one.rank--;
+    memmove(one.dims, one.dims + 1, sizeof one.dims - sizeof *one.dims);
+    memmove(one.strides, one.strides + 1, sizeof one.strides - sizeof *one.strides);
+    memmove(one.scale_strides, one.scale_strides + 1, sizeof one.scale_strides - sizeof *one.scale_strides);
+    return one;
+}
+
+/* A vector stays one row: its elements are copied. */
+static moec_status
+pick_elements(mc_tensor *t, const int64_t *picks, int64_t n, mc_fault *error)
+{
+    moec_status s = mc_view_materialise(&t->parts[0], false, error);
+    if (s != MOEC_OK) return s;
+    mc_view *v = &t->parts[0];
+    size_t size = moec_dtype_bytes(v->dtype);
+    unsigned char *copy = malloc((size_t)n * size);
+    if (!copy) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    for (int64_t i = 0; i < n; i++) memcpy(copy + (size_t)i * size, v->data + (size_t)picks[i] * size, size);
+    free(v->owned);
+    v->data = v->owned = copy;
+    v->dims[0] = t->dims[0] = n;
+    return MOEC_OK;
+}
+
+moec_status
+mc_tensor_pick(mc_tensor *t, const int64_t *picks, int64_t n, mc_fault *error)
+{
+    if (t->rank == 0 || (!t->stacked && t->n_parts != 1))
+        return mc_fail(error, MOEC_ERR_MISMATCH, "its tensor has no axis for experts");
+    if (t->rank == 1) return pick_elements(t, picks, n, error);
+    if (!t->stacked && t->parts[0].kind == MC_VIEW_FP8 && t->rank == 2) { /* blocks run across axis 0 */
+        moec_status s = mc_view_materialise(&t->parts[0], false, error);
+        if (s != MOEC_OK) return s;
+    }
+    mc_view *parts = calloc((size_t)n, sizeof *parts);
+    if (!parts) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+    for (int64_t i = 0; i < n; i++) {
+        parts[i] = t->stacked ? t->parts[picks[i]] : without_axis_0(&t->parts[0], picks[i]);
+        parts[i].owned = NULL;
+    }
+    t->whole = t->parts;
+    t->n_whole = t->n_parts;
+    t->parts = parts;
+    t->n_parts = (size_t)n;
+    t->stacked = true;
+    t->dims[0] = n;
+    return MOEC_OK;
 }

@@ -36,6 +36,8 @@ typedef struct mc_tensor {
     bool stacked, cast; /* cast: the rule allows narrowing */
     int rank;
     int64_t dims[MC_VIEW_RANK];
+    mc_view *whole; /* what parts were picked from, n_whole; owns their copies */
+    size_t n_whole;
 } mc_tensor;
 
 /* Opens the sources of a rule and applies its stages; `target` says which part of a division. With dry only shapes and
@@ -44,6 +46,9 @@ typedef struct mc_tensor {
 moec_status mc_tensor_open(mc_checkpoint *c, const mc_rule *rule, int target, const uint32_t *sources, size_t n_sources,
                            bool dry, mc_tensor *out, mc_fault *error) MOEC_MUST_USE;
 void mc_tensor_close(mc_tensor *t);
+/* Leaves only picks[0..n-1] of axis 0, in that order; n > 0, each below dims[0]. Errors: MEMORY, MISMATCH (a scalar).
+ */
+moec_status mc_tensor_pick(mc_tensor *t, const int64_t *picks, int64_t n, mc_fault *error) MOEC_MUST_USE;
 
 /* The product of all dims but the last, and the last (1 for rank 0). */
 int64_t mc_tensor_rows(const mc_tensor *t);

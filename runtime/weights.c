@@ -5,6 +5,7 @@
 #include "runtime/gpu/gpu_weights.h"
 #include "runtime/packed.h"
 #include "runtime/pages.h"
+#include "runtime/ranks.h"
 #include "runtime/session.h"
 
 #include "runtime/base/cache_dir.h"
@@ -20,6 +21,7 @@
 
 struct moec_weights {
     const moec_model *model;
+    uint32_t number; /* of the rank whose experts they are (runtime/ranks.h) */
     mc_packed_layout layout;
     mc_mapping mapping; /* of the packed file, or ... */
     mc_pages pages;     /* ... the same bytes in memory */
@@ -65,24 +67,37 @@ mc_weights_on_gpu(const moec_weights *weights, moec_gpu *gpu, void *const **out,
     return s;
 }
 
-static moec_weights *
-create(const moec_model *model)
-{
-    moec_weights *w = calloc(1, sizeof *w);
-    if (!w) return NULL;
-    if (pthread_mutex_init(&w->lock, NULL) != 0) {
-        free(w);
-        return NULL;
-    }
-    w->model = model;
-    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
-    return w;
-}
-
 static moec_status
 no_memory(mc_fault *error)
 {
     return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
+}
+
+/* Parameters in training belong to the caller. */
+static moec_status
+not_for_training(const moec_model *model, mc_fault *e)
+{
+    if (!model->trainable) return MOEC_OK;
+    return mc_fail(e, MOEC_ERR_UNSUPPORTED,
+                   "%s was compiled for training, where parameters are the caller's (moec/train.h)", model->abi->name);
+}
+
+/* Without numbers yet. *out may be something to close even on an error. */
+static moec_status
+create(const moec_model *model, const moec_comm *comm, moec_weights **out, mc_fault *e)
+{
+    moec_weights *w = *out = calloc(1, sizeof *w);
+    if (!w) return no_memory(e);
+    if (pthread_mutex_init(&w->lock, NULL) != 0) {
+        free(w);
+        *out = NULL;
+        return no_memory(e);
+    }
+    w->model = model;
+    w->addresses = calloc((size_t)model->abi->n_weights + 1, sizeof *w->addresses);
+    moec_status s = w->addresses ? not_for_training(model, e) : no_memory(e);
+    if (s == MOEC_OK) s = mc_ranks_check(model->abi, comm, &w->number, e);
+    return s == MOEC_OK ? mc_packed_layout_make(model->abi, &w->layout, e) : s;
 }
 
 static void
@@ -100,7 +115,8 @@ map_packed(moec_weights *w, const char *path, uint64_t source, mc_fault *error)
     mc_mapping m;
     moec_status s = mc_file_map(path, &m, error);
     if (s != MOEC_OK) return s;
-    s = mc_packed_check(w->model->abi, &w->layout, source, m.data, m.n_bytes, path, error);
+    mc_packed_want want = {w->model->abi, &w->layout, source, w->number};
+    s = mc_packed_check(&want, m.data, m.n_bytes, path, error);
     if (s == MOEC_OK && !(w->file = strdup(path))) s = no_memory(error);
     if (s != MOEC_OK) {
         mc_file_unmap(&m);
@@ -133,6 +149,17 @@ safe_name(const char *name, char *out, size_t n_bytes)
     out[n] = 0;
 }
 
+/* What names a file in the cache: the model, the checkpoint, and whose experts they are. Replicas share it. */
+static uint64_t
+cache_key(const moec_weights *w, uint64_t source)
+{
+    const struct moec_abi_ep *ep = w->model->abi->ep;
+    uint64_t key = mc_hash64(&source, sizeof source, w->model->abi->weights_hash);
+    if (!ep) return key;
+    uint32_t whose[] = {w->number, ep->n_ranks, ep->round_robin};
+    return mc_hash64(whose, sizeof whose, key);
+}
+
 /* The file in the cache for this model and checkpoint, or NULL with a note that says why there is none. */
 static char *
 cache_file(moec_weights *w, uint64_t source)
@@ -143,8 +170,7 @@ cache_file(moec_weights *w, uint64_t source)
     safe_name(w->model->abi->name, name, sizeof name);
     if (mc_cache_directory(NULL, "weights", &directory, &why) != MOEC_OK)
         snprintf(w->note, sizeof w->note, "the weights are packed in memory each time: %.400s", why.text);
-    else if (asprintf(&path, "%s/%s-%016llx.moecw", directory.data, name,
-                      (unsigned long long)mc_hash64(&source, sizeof source, w->model->abi->weights_hash)) < 0)
+    else if (asprintf(&path, "%s/%s-%016llx.moecw", directory.data, name, (unsigned long long)cache_key(w, source)) < 0)
         path = NULL;
     mc_buf_fini(&directory);
     return path;
@@ -179,7 +205,8 @@ pack(opening *o, const char *file, mc_fault *error)
     mc_pool *pool = NULL;
     moec_status s = mc_checkpoint_load(&o->checkpoint, error);
     if (s != MOEC_OK) return s;
-    s = mc_bind_create(w->model->abi, &o->checkpoint, o->options->map, o->options->allow_narrowing, &bind, error);
+    s = mc_bind_create(w->model->abi, &o->checkpoint, o->options->map, o->options->allow_narrowing, w->number, &bind,
+                       error);
     if (s != MOEC_OK) return s;
     s = mc_pool_create(o->options->n_threads, NULL, NULL, &pool, error);
     mc_packing packing = {&bind, &w->layout, pool, o->source, o->options->progress, o->options->progress_context};
@@ -223,13 +250,17 @@ open_checkpoint(opening *o, const char *path, mc_fault *error)
     o->source |= 1; /* 0 means any */
     free(real);
     char *file = NULL;
-    if (o->options->packed_path && mc_file_exists(o->options->packed_path) && !is_packed_file(o->options->packed_path))
-        return mc_fail(error, MOEC_ERR_ARGUMENT, "%s is no packed weight file: it is not written over",
-                       o->options->packed_path);
-    if (o->options->packed_path)
-        file = strdup(o->options->packed_path);
-    else if (!o->options->in_memory)
+    if (o->options->packed_path) {
+        file = mc_weights_path(w->model->abi, w->number, o->options->packed_path);
+        if (!file) return no_memory(error);
+        if (mc_file_exists(file) && !is_packed_file(file)) {
+            s = mc_fail(error, MOEC_ERR_ARGUMENT, "%s is no packed weight file: it is not written over", file);
+            free(file);
+            return s;
+        }
+    } else if (!o->options->in_memory) {
         file = cache_file(w, o->source);
+    }
     mc_fault stale = {{0}};
     bool trusted = file && !o->options->in_memory && (o->options->packed_path || is_ours(file));
     if (!trusted || !mc_file_exists(file) || map_packed(w, file, o->source, &stale) != MOEC_OK)
@@ -238,13 +269,17 @@ open_checkpoint(opening *o, const char *path, mc_fault *error)
     return s;
 }
 
-/* Parameters in training belong to the caller. */
+/* A packed file, this rank's of several packed files, or a checkpoint. */
 static moec_status
-not_for_training(const moec_model *model, mc_fault *e)
+open_path(opening *o, const char *path, mc_fault *error)
 {
-    if (!model->trainable) return MOEC_OK;
-    return mc_fail(e, MOEC_ERR_UNSUPPORTED,
-                   "%s was compiled for training, where parameters are the caller's (moec/train.h)", model->abi->name);
+    moec_weights *w = o->weights;
+    if (is_packed_file(path)) return map_packed(w, path, 0, error);
+    char *own = mc_weights_path(w->model->abi, w->number, path);
+    if (!own) return no_memory(error);
+    moec_status s = is_packed_file(own) ? map_packed(w, own, 0, error) : open_checkpoint(o, path, error);
+    free(own);
+    return s;
 }
 
 moec_status
@@ -254,15 +289,10 @@ moec_weights_open(const moec_model *model, const char *path, const moec_weights_
     static const moec_weights_options defaults = {0};
     mc_fault e = {{0}};
     *out_weights = NULL;
-    moec_weights *w = create(model);
-    if (!w) return mc_give(error, &e, no_memory(&e));
+    moec_weights *w;
+    moec_status s = create(model, options ? options->comm : NULL, &w, &e);
     opening o = {.weights = w, .options = options ? options : &defaults};
-    moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
-    if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
-    if (s == MOEC_OK && is_packed_file(path))
-        s = map_packed(w, path, 0, &e);
-    else if (s == MOEC_OK)
-        s = open_checkpoint(&o, path, &e);
+    if (s == MOEC_OK) s = open_path(&o, path, &e);
     mc_checkpoint_fini(&o.checkpoint);
     if (s != MOEC_OK) {
         moec_weights_close(w);
@@ -272,40 +302,66 @@ moec_weights_open(const moec_model *model, const char *path, const moec_weights_
     return mc_give(error, &e, MOEC_OK);
 }
 
+/* ---- made-up numbers ------------------------------------------------------------------------------------------ */
+
+enum { PERIOD = 4093 }; /* a prime, so that no row or panel repeats another */
+
 /* Small numbers of both signs in no pattern that arithmetic would notice; norm weights and scales near one. */
 static void
-make_up(const moec_abi_weight *entry, unsigned char *out, uint64_t n_bytes)
+make_period(const moec_abi_weight *entry, unsigned char *out)
 {
-    enum { PERIOD = 4093 }; /* a prime, so that no row or panel repeats another */
     bool plain = strcmp(entry->role, "norm") == 0 || entry->scale_of;
-    size_t elem_bytes = moec_dtype_bytes((moec_dtype)entry->dtype);
-    unsigned char pattern[PERIOD * sizeof(double)];
     for (uint64_t i = 0; i < PERIOD; i++) {
         double x = (double)(int64_t)(mc_hash64(&i, sizeof i, 0) >> 40) / (double)(1 << 24) - 0.5;
-        mc_store_elem((moec_dtype)entry->dtype, pattern, i, plain ? 1 + x / 16 : x / 16);
+        mc_store_elem((moec_dtype)entry->dtype, out, i, plain ? 1 + x / 16 : x / 16);
     }
-    size_t period_bytes = PERIOD * elem_bytes;
-    for (uint64_t at = 0; at < n_bytes; at += period_bytes)
-        memcpy(out + at, pattern, n_bytes - at < period_bytes ? n_bytes - at : period_bytes);
+}
+
+/* The bytes that stand at `from` when the period is repeated without end. */
+static void
+repeat(const unsigned char *period, uint64_t period_bytes, uint64_t from, unsigned char *out, uint64_t n_bytes)
+{
+    for (uint64_t at = 0, begin = from % period_bytes; at < n_bytes; begin = 0) {
+        uint64_t n = period_bytes - begin;
+        if (n > n_bytes - at) n = n_bytes - at;
+        memcpy(out + at, period + begin, n);
+        at += n;
+    }
+}
+
+/* An expert's numbers do not depend on who holds it: they follow from where it lies among all experts. */
+static void
+make_up(const moec_weights *w, const moec_abi_weight *entry, unsigned char *out, uint64_t n_bytes)
+{
+    unsigned char period[PERIOD * sizeof(double)];
+    uint64_t period_bytes = PERIOD * moec_dtype_bytes((moec_dtype)entry->dtype);
+    make_period(entry, period);
+    if (!entry->experts) {
+        repeat(period, period_bytes, 0, out, n_bytes);
+        return;
+    }
+    uint64_t each = n_bytes / (uint64_t)entry->dims[0];
+    for (int64_t i = 0; i < entry->dims[0]; i++) {
+        int64_t expert = mc_weights_expert(w->model->abi, entry, w->number, i);
+        repeat(period, period_bytes, (uint64_t)(expert < 0 ? 0 : expert) * each, out + (uint64_t)i * each, each);
+    }
 }
 
 moec_status
-moec_weights_synthetic(const moec_model *model, moec_weights **out_weights, moec_error *error)
+moec_weights_synthetic(const moec_model *model, const moec_comm *comm, moec_weights **out_weights, moec_error *error)
 {
     mc_fault e = {{0}};
     *out_weights = NULL;
-    moec_weights *w = create(model);
-    if (!w) return mc_give(error, &e, no_memory(&e));
-    moec_status s = w->addresses ? not_for_training(model, &e) : no_memory(&e);
-    if (s == MOEC_OK) s = mc_packed_layout_make(model->abi, &w->layout, &e);
+    moec_weights *w;
+    moec_status s = create(model, comm, &w, &e);
     if (s == MOEC_OK) s = mc_pages_alloc(w->layout.file_bytes, "weights", &w->pages, &e);
     if (s != MOEC_OK) {
         moec_weights_close(w);
         return mc_give(error, &e, s);
     }
     for (uint32_t i = 0; i < w->layout.n_weights; i++) {
-        mc_packed_entry entry = w->layout.entries[i];
-        if (w->layout.first[i]) make_up(&model->abi->weights[i], w->pages.data + entry.offset, entry.n_bytes);
+        mc_packed_entry at = w->layout.entries[i];
+        if (w->layout.first[i]) make_up(w, &model->abi->weights[i], w->pages.data + at.offset, at.n_bytes);
     }
     mc_pages_read_only(&w->pages);
     set_addresses(w);

@@ -16,7 +16,7 @@ static moec_status
 read_rows(const mc_bind *bind, const mc_bound *bound, mc_train_param *p, mc_fault *fault)
 {
     mc_tensor t;
-    moec_status s = mc_bind_open(bind, bound, false, &t, fault);
+    moec_status s = mc_bind_open(bind, bound, &t, fault);
     if (s != MOEC_OK) return s;
     size_t n_rows = (size_t)mc_tensor_rows(&t), n = (size_t)mc_tensor_row_elems(&t);
     bool fits = n_rows * n == p->n; /* binding has compared the shapes */
@@ -39,7 +39,7 @@ mc_train_start_from(mc_train_params *p, const moec_abi_model *abi, const char *p
     if (s != MOEC_OK) return s;
     s = mc_checkpoint_load(&checkpoint, fault);
     if (s == MOEC_OK) {
-        s = mc_bind_create(abi, &checkpoint, map, true, &bind, fault);
+        s = mc_bind_create(abi, &checkpoint, map, true, 0, &bind, fault);
         for (size_t i = 0; i < p->n && s == MOEC_OK; i++) {
             const mc_bound *bound = mc_bind_find(&bind, p->items[i].info.path);
             s = bound ? read_rows(&bind, bound, &p->items[i], fault)

@@ -130,7 +130,8 @@ typedef struct moec_weights_options {
  *   - a packed file made earlier for the same model and target.
  * A checkpoint is bound by the model's rules, strictly in both directions, packed for the target, and the result kept
  * in options->packed_path, or in $MOEC_CACHE, else $XDG_CACHE_HOME/moec, else ~/.cache/moec. Next time that file is
- * only mapped. When the cache cannot be written the weights are packed in memory and moec_weights_note says why.
+ * only mapped. Of a model for several ranks each rank opens its own experts (options->comm), and a packed file F that
+ * the caller names is F.NUMBER-of-RANKS. When the cache cannot be written the weights are packed in memory and moec_weights_note says why.
  * options may be NULL.
  * The files must not shrink while they are mapped: the operating system answers that with SIGBUS.
  * Errors: NOT_FOUND (no such path; E0901 a weight without tensor), MISMATCH (E0902 tensors left over, E0903 shapes,
@@ -138,9 +139,9 @@ typedef struct moec_weights_options {
  * malformed file), IO, MEMORY. */
 MOEC_API moec_status moec_weights_open(const moec_model *model, const char *path, const moec_weights_options *options,
                                        moec_weights **out_weights, moec_error *error) MOEC_MUST_USE;
-/* Made-up numbers in memory, for measuring a model without a checkpoint: small values of both signs, always the same.
- * Errors: MEMORY. */
-MOEC_API moec_status moec_weights_synthetic(const moec_model *model, moec_weights **out_weights,
+/* Made-up numbers in memory, for measuring a model without a checkpoint: small values of both signs, always the same,
+ * whoever holds them. comm: NULL for a model for one rank. Errors: MISMATCH (comm), MEMORY. */
+MOEC_API moec_status moec_weights_synthetic(const moec_model *model, const moec_comm *comm, moec_weights **out_weights,
                                             moec_error *error) MOEC_MUST_USE;
 /* No session may use them any more. NULL is allowed. */
 MOEC_API void moec_weights_close(moec_weights *weights);

@@ -32,7 +32,7 @@ run_once(moec_model *model, unsigned n_threads, float *out)
     output.data = out;
     output.n_bytes = sizeof x;
     error.text[0] = 0;
-    failed = moec_weights_synthetic(model, &weights, &error) != MOEC_OK ||
+    failed = moec_weights_synthetic(model, NULL, &weights, &error) != MOEC_OK ||
              moec_session_create(model, weights, &options, &session, &error) != MOEC_OK ||
              moec_session_run(session, &input, 1, &output, 1, &error) != MOEC_OK;
     if (failed) fprintf(stderr, "%s: %s\n", moec_model_name(model), error.text);

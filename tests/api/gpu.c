@@ -17,7 +17,7 @@ main(void)
     if (moe_layer_open_gpu(&model, &error) || moec_gpu_open(0, &gpu, &error)) return puts(error.text), 1;
     memset(&options, 0, sizeof options);
     options.gpu = gpu;
-    if (moec_weights_synthetic(model, &weights, &error)) return puts(error.text), 1;
+    if (moec_weights_synthetic(model, NULL, &weights, &error)) return puts(error.text), 1;
     if (moec_session_create(model, weights, &options, &session, &error)) return puts(error.text), 1;
     printf("%d inputs, %s memory\n", (int)moec_model_n_inputs(model), moec_session_bytes(session) ? "has" : "no");
     moec_session_destroy(session);

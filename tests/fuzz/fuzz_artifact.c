@@ -19,7 +19,7 @@ try_packed(const uint8_t *data, size_t size)
     mc_fault fault = {{0}};
     const moec_abi_model *abi = fake_layers();
     if (mc_packed_layout_make(abi, &layout, &fault) != MOEC_OK) abort();
-    moec_status s = mc_packed_check(abi, &layout, 0, data, size, "fuzz", &fault);
+    moec_status s = mc_packed_check(&(mc_packed_want){abi, &layout, 0, 0}, data, size, "fuzz", &fault);
     if (s == MOEC_OK) { /* then every weight must lie inside */
         for (uint32_t i = 0; i < layout.n_weights; i++)
             if (layout.entries[i].offset + layout.entries[i].n_bytes > size) abort();

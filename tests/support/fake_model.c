@@ -91,8 +91,8 @@ fake_layers(void)
     static const moec_abi_tensor inputs[] = {{"x", MOEC_F32, 2, {SYM(1, 0), CONST(4)}, 0}};
     static const moec_abi_tensor outputs[] = {{"y", MOEC_F32, 2, {SYM(1, 0), CONST(4)}, 0}};
     static const moec_abi_weight weights[] = {
-        {"a.w", NULL, "dense", MOEC_F32, MOEC_ABI_PANELS, 3, 2, {4, 4}, NULL, {0, 0}, ""},
-        {"b.w", NULL, "dense", MOEC_F32, MOEC_ABI_PANELS, 3, 2, {4, 4}, NULL, {0, 0}, ""}};
+        {"a.w", NULL, "dense", MOEC_F32, MOEC_ABI_PANELS, 3, 2, {4, 4}, NULL, {0, 0}, "", 0},
+        {"b.w", NULL, "dense", MOEC_F32, MOEC_ABI_PANELS, 3, 2, {4, 4}, NULL, {0, 0}, "", 0}};
     static const moec_abi_func funcs[] = {{"layers", 1, 1, 0, 3, 0, 1}, {"layer", 1, 1, 3, 2, 1, 2}};
     static const moec_abi_launch launches[] = {
         {MOEC_LAUNCH_CALL, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, LABEL_MATMUL}, /* slot0 = layer(x) with a.w */
@@ -187,7 +187,7 @@ fake_counter(void)
     static const moec_abi_tensor inputs[] = {{"tokens", MOEC_I32, 2, {SYM(1, B), SYM(1, S)}, VOCAB}};
     static const moec_abi_tensor outputs[] = {{"logits", MOEC_F32, 3, {SYM(1, B), SYM(1, S), CONST(VOCAB)}, 0}};
     static const moec_abi_weight weights[] = {
-        {"bias", NULL, "head", MOEC_F32, MOEC_ABI_ROWS, 0, 1, {VOCAB}, NULL, {0, 0}, ""}};
+        {"bias", NULL, "head", MOEC_F32, MOEC_ABI_ROWS, 0, 1, {VOCAB}, NULL, {0, 0}, "", 0}};
     static const moec_abi_state states[] = {{"cache0", 0, 0, sizeof(int32_t)}};
     static const moec_abi_func funcs[] = {{"counter", 1, 1, 0, 2, 0, 0}};
     static const moec_abi_launch launches[] = {{MOEC_LAUNCH_KERNEL, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, LABEL_APPEND},

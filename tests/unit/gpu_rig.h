@@ -65,7 +65,7 @@ rig_open(rig *r, const mc_buf *image)
     *r = (rig){0};
     OK(moec_gpu_open(0, &r->gpu, &error));
     OK(moec_model_from_image(image->data, image->len, &r->model, &error));
-    OK(moec_weights_synthetic(r->model, &r->weights, &error));
+    OK(moec_weights_synthetic(r->model, NULL, &r->weights, &error));
 }
 
 static inline void

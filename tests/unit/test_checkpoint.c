@@ -183,8 +183,8 @@ START_TEST(good_shards)
 {
     static const char index[] =
         "{\"metadata\":{\"total_size\":16},\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}";
-    static const moec_abi_weight w[] = {{"a", NULL, "r", MOEC_F32, 0, 0, 1, {2}, NULL, {0}, ""},
-                                        {"b", NULL, "r", MOEC_F32, 0, 0, 1, {2}, NULL, {0}, ""}};
+    static const moec_abi_weight w[] = {{"a", NULL, "r", MOEC_F32, 0, 0, 1, {2}, NULL, {0}, "", 0},
+                                        {"b", NULL, "r", MOEC_F32, 0, 0, 1, {2}, NULL, {0}, "", 0}};
     static st_file second;
     st_begin(&second);
     st_add(&file, "a", MOEC_F32, 1, DIMS(2), NULL);

@@ -53,7 +53,7 @@ whole_life(void)
     rig r = {0};
     moec_status s = moec_gpu_open(0, &r.gpu, &error);
     if (s == MOEC_OK) s = moec_model_from_image(counter_image.data, counter_image.len, &r.model, &error);
-    if (s == MOEC_OK) s = moec_weights_synthetic(r.model, &r.weights, &error);
+    if (s == MOEC_OK) s = moec_weights_synthetic(r.model, NULL, &r.weights, &error);
     moec_session_options options = {.gpu = r.gpu, .max_positions = 16};
     if (s == MOEC_OK) s = moec_session_create(r.model, r.weights, &options, &r.session, &error);
     for (int i = 0; s == MOEC_OK && i < 4; i++) s = moec_session_feed(r.session, &(int32_t){i}, 1, 1, NULL, &error);

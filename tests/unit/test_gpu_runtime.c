@@ -93,7 +93,7 @@ START_TEST(the_wrong_kind_of_model)
     moec_session *session;
     rig_open(&r, &counter_image);
     OK(moec_model_from_abi(fake_counter(), &cpu, &error));
-    OK(moec_weights_synthetic(cpu, &weights, &error));
+    OK(moec_weights_synthetic(cpu, NULL, &weights, &error));
     moec_session_options options = {.gpu = r.gpu};
     REFUSED(moec_session_create(cpu, weights, &options, &session, &error), MOEC_ERR_UNSUPPORTED, "--gpu");
     REFUSED(moec_session_create(r.model, r.weights, NULL, &session, &error), MOEC_ERR_UNSUPPORTED, "moec_gpu_open");
@@ -152,7 +152,7 @@ START_TEST(steps_as_on_a_processor)
     moec_session_options options = {
         .max_batch = 2, .max_positions = 64, .max_new = 5, .no_graph = no_graph, .profile = profile};
     OK(moec_model_from_abi(fake_counter(), &cpu_model, &error));
-    OK(moec_weights_synthetic(cpu_model, &cpu_weights, &error));
+    OK(moec_weights_synthetic(cpu_model, NULL, &cpu_weights, &error));
     OK(moec_session_create(cpu_model, cpu_weights, &options, &cpu, &error));
     rig_open(&r, &counter_image);
     rig_session(&r, options);

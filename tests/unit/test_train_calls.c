@@ -517,7 +517,7 @@ START_TEST(test_kinds)
     open_rig(&rig, false, NULL);
     ck_assert_int_eq(moec_session_create(rig.model, NULL, NULL, &session, &error), MOEC_ERR_UNSUPPORTED);
     ck_assert_ptr_nonnull(strstr(error.text, "compile it without `train`"));
-    ck_assert_int_eq(moec_weights_synthetic(rig.model, &weights, &error), MOEC_ERR_UNSUPPORTED);
+    ck_assert_int_eq(moec_weights_synthetic(rig.model, NULL, &weights, &error), MOEC_ERR_UNSUPPORTED);
     ck_assert_int_eq(moec_weights_open(rig.model, "/nowhere", NULL, &weights, &error), MOEC_ERR_UNSUPPORTED);
     uint64_t n_bytes = 0;
     for (size_t i = 0; i < rig.n_params; i++) n_bytes += mc_rig_param_bytes(&rig, i);

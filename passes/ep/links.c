@@ -10,9 +10,11 @@
 #define FABRIC MC_EP_LINK_FABRIC
 #define RANK false
 #define NODE true
+#define DMA false
+#define CPU true
 static const mc_ep_link link_rows[] = {
-#define MC_EP_LINK(kind, name, rate, port, latency, per, source) {name, kind, rate, port, latency, per, false, source},
-#include "passes/ep/links.def"
+#define MC_EP_LINK(kind, name, rate, port, latency, per, mover, source)                                                \
+    {name, kind, rate, port, latency, per, mover, false, source},
 #undef MC_EP_LINK
 };
 static const mc_ep_processor rank_rows[] = {

@@ -22,6 +22,7 @@ typedef struct mc_ep_link {
     double rate, port; /* GB/s */
     double latency;    /* us a message */
     bool per_node;     /* shared by the ranks of a machine */
+    bool copied;       /* by the ranks' processors, one thing after another */
     bool measured;     /* the rate stands in a file; else it is assumed */
     const char *source;
 } mc_ep_link;

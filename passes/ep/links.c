@@ -15,6 +15,7 @@
 static const mc_ep_link link_rows[] = {
 #define MC_EP_LINK(kind, name, rate, port, latency, per, mover, source)                                                \
     {name, kind, rate, port, latency, per, mover, false, source},
+#include "passes/ep/links.def"
 #undef MC_EP_LINK
 };
 static const mc_ep_processor rank_rows[] = {

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=(gcc libc6-dev cmake ninja-build libjansson-dev libxxhash-dev)
-tests=(check g++ pkg-config clang python3 python3-venv)
+tests=(check g++ pkg-config clang python3 python3-venv openmpi-bin libopenmpi-dev)
 llvm=
 for v in 22 21 20 19; do
     if command -v "llvm-config-$v" >/dev/null; then llvm=$v; break; fi

@@ -1,0 +1,67 @@
+# Backend objects of runtime/comm that link MPI, one for each MPI that is here: libmoec_comm_mpi.so for the system's own
+# (Open MPI before others), libmoec_comm_mpich.so beside it where MPICH is installed too. The runtime loads them; nothing
+# else links MPI.
+#   MOEC_MPI=AUTO: built where an MPI compiler wrapper works; ON: an error where none does; OFF: not built.
+set(MOEC_MPI AUTO CACHE STRING "Build the MPI backend of expert parallelism: AUTO, ON or OFF")
+set_property(CACHE MOEC_MPI PROPERTY STRINGS AUTO ON OFF)
+set(MOEC_MPICC "" CACHE FILEPATH "MPI's compiler wrapper; default: mpicc.openmpi, then mpicc")
+
+# Wrappers of every MPI answer -show with the command that they would run.
+function(moec_mpi_flags wrapper out_compile out_link out_works)
+  execute_process(COMMAND ${wrapper} -show OUTPUT_VARIABLE command ERROR_QUIET RESULT_VARIABLE failed)
+  separate_arguments(words UNIX_COMMAND "${command}")
+  set(compile)
+  set(link)
+  foreach(word ${words})
+    if(word MATCHES "^-I(.*)")
+      list(APPEND compile ${CMAKE_MATCH_1})
+    elseif(word MATCHES "^-(L|l|Wl,-rpath)")
+      list(APPEND link ${word})
+    endif()
+  endforeach()
+  file(WRITE ${CMAKE_BINARY_DIR}/embed/try_mpi.c "#include <mpi.h>\nint main(void) { return MPI_Finalize(); }\n")
+  unset(MOEC_MPI_WORKS CACHE) # another wrapper's answer, or of a time without MPI
+  if(NOT failed)
+    try_compile(MOEC_MPI_WORKS ${CMAKE_BINARY_DIR}/embed/try_mpi ${CMAKE_BINARY_DIR}/embed/try_mpi.c
+      CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${compile}" LINK_LIBRARIES ${link})
+  endif()
+  set(${out_compile} "${compile}" PARENT_SCOPE)
+  set(${out_link} "${link}" PARENT_SCOPE)
+  set(${out_works} "${MOEC_MPI_WORKS}" PARENT_SCOPE)
+endfunction()
+
+function(moec_mpi_object name wrapper)
+  moec_mpi_flags(${wrapper} compile link works)
+  if(NOT works)
+    return()
+  endif()
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/runtime/comm/comm_mpi*.c)
+  add_library(${name} MODULE ${sources})
+  target_include_directories(${name} SYSTEM PRIVATE ${compile})
+  target_link_libraries(${name} PRIVATE moec_base ${link} Threads::Threads)
+  # A thread that MPI never lets go may outlive the comm: its code stays.
+  target_link_options(${name} PRIVATE -Wl,-z,nodelete -Wl,--exclude-libs,ALL)
+  install(TARGETS ${name} LIBRARY DESTINATION lib/moec) # where moec looks, whatever LIBDIR is
+  message(STATUS "MPI backend ${name}: ${wrapper}")
+endfunction()
+
+if(MOEC_MPI)
+  if(MOEC_MPICC)
+    set(MOEC_MPICC_TOOL ${MOEC_MPICC})
+  else()
+    find_program(MOEC_MPICC_TOOL NAMES mpicc.openmpi mpicc)
+  endif()
+  if(MOEC_MPICC_TOOL)
+    moec_mpi_object(moec_comm_mpi ${MOEC_MPICC_TOOL})
+  endif()
+  find_program(MOEC_MPICH_TOOL NAMES mpicc.mpich)
+  if(MOEC_MPICH_TOOL)
+    moec_mpi_object(moec_comm_mpich ${MOEC_MPICH_TOOL})
+  endif()
+  if(NOT TARGET moec_comm_mpi)
+    if(NOT MOEC_MPI STREQUAL "AUTO")
+      message(FATAL_ERROR "no MPI was found (Debian: apt install libopenmpi-dev openmpi-bin), or -DMOEC_MPI=OFF")
+    endif()
+    message(STATUS "no MPI was found: expert parallelism without the MPI backend")
+  endif()
+endif()

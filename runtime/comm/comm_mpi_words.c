@@ -1,0 +1,176 @@
+#define _POSIX_C_SOURCE 200809L
+/* What a rank says when it gives up, and waiting for what MPI cannot be asked to give up.
+ *
+ * A word is one small message to everybody, sent at once and never waited for: connections were made by the greeting of
+ * mc_mpi open, so it leaves without help. Everybody keeps one receive open for such words. */
+#include "runtime/base/clock.h"
+#include "runtime/comm/comm_mpi.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { WORD_TAG = 1 };
+
+typedef struct mc_mpi_job {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool done, forgotten;
+    void (*work)(void *);
+    void *argument;
+} mc_mpi_job;
+
+static void
+free_job(mc_mpi_job *job)
+{
+    pthread_cond_destroy(&job->changed);
+    pthread_mutex_destroy(&job->lock);
+    free(job);
+}
+
+static void *
+run_job(void *opaque)
+{
+    mc_mpi_job *job = opaque;
+    job->work(job->argument);
+    pthread_mutex_lock(&job->lock);
+    job->done = true;
+    bool forgotten = job->forgotten;
+    pthread_cond_signal(&job->changed);
+    pthread_mutex_unlock(&job->lock);
+    if (forgotten) free_job(job);
+    return NULL;
+}
+
+static mc_mpi_job *
+new_job(void (*work)(void *), void *argument)
+{
+    mc_mpi_job *job = calloc(1, sizeof *job);
+    if (!job) return NULL;
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_mutex_init(&job->lock, NULL);
+    pthread_cond_init(&job->changed, &clock);
+    pthread_condattr_destroy(&clock);
+    job->work = work;
+    job->argument = argument;
+    return job;
+}
+
+bool
+mc_mpi_within(double seconds, void (*work)(void *), void *argument)
+{
+    mc_mpi_job *job = new_job(work, argument);
+    pthread_t thread;
+    if (!job) return false;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    double whole = (double)until.tv_sec + (double)until.tv_nsec * 1e-9 + seconds;
+    until.tv_sec = (time_t)whole;
+    until.tv_nsec = (long)((whole - (double)until.tv_sec) * 1e9);
+    if (pthread_create(&thread, NULL, run_job, job) != 0) {
+        free_job(job);
+        return false;
+    }
+    pthread_mutex_lock(&job->lock);
+    while (!job->done && pthread_cond_timedwait(&job->changed, &job->lock, &until) == 0) {}
+    bool done = job->done;
+    job->forgotten = !done;
+    pthread_mutex_unlock(&job->lock);
+    if (!done) {
+        pthread_detach(thread);
+        return false;
+    }
+    pthread_join(thread, NULL);
+    free_job(job);
+    return true;
+}
+
+moec_status
+mc_mpi_fail(mc_fault *error, int code, const char *what)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return mc_fail(error, MOEC_ERR_COMM, "%s: %s", what, text);
+}
+
+bool
+mc_mpi_finish(MPI_Request *request, double seconds)
+{
+    double until = mc_seconds() + seconds;
+    for (;;) {
+        int done = 0;
+        if (MPI_Test(request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (done) return true;
+        if (mc_seconds() > until) return false;
+        sched_yield();
+    }
+}
+
+moec_status
+mc_mpi_listen(mc_mpi *m, mc_fault *error)
+{
+    int code = MPI_Irecv(&m->heard, (int)sizeof m->heard, MPI_BYTE, MPI_ANY_SOURCE, WORD_TAG, m->control, &m->word);
+    return code == MPI_SUCCESS ? MOEC_OK : mc_mpi_fail(error, code, "no receive could be opened");
+}
+
+void
+mc_mpi_abort(void *state, const char *why)
+{
+    mc_mpi *m = state;
+    if (m->has_said) return;
+    m->has_said = true;
+    strncpy(m->said.why, why, sizeof m->said.why - 1);
+    for (uint32_t peer = 0; peer < m->size; peer++) {
+        m->said_word[peer] = MPI_REQUEST_NULL;
+        if (peer != m->rank)
+            MPI_Isend(&m->said, (int)sizeof m->said, MPI_BYTE, (int)peer, WORD_TAG, m->control, &m->said_word[peer]);
+    }
+    m->is_quiet = mc_mpi_take_back(m);
+}
+
+/* Takes the next word that has come. The first one counts. */
+static bool
+hear(mc_mpi *m)
+{
+    int done = 0;
+    MPI_Status status;
+    if (m->word == MPI_REQUEST_NULL || MPI_Test(&m->word, &done, &status) != MPI_SUCCESS || !done) return false;
+    m->n_heard++;
+    if (m->n_heard == 1) {
+        m->heard_from = (uint32_t)status.MPI_SOURCE;
+        m->first_heard = m->heard;
+        m->first_heard.why[sizeof m->first_heard.why - 1] = 0;
+    }
+    mc_fault ignored;
+    if (mc_mpi_listen(m, &ignored) != MOEC_OK) m->word = MPI_REQUEST_NULL;
+    return true;
+}
+
+bool
+mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes)
+{
+    mc_mpi *m = state;
+    if (!m->n_heard && !hear(m)) return false;
+    *out_rank = m->heard_from;
+    if (n_bytes) {
+        strncpy(out_why, m->first_heard.why, n_bytes - 1);
+        out_why[n_bytes - 1] = 0;
+    }
+    return true;
+}
+
+void
+mc_mpi_linger(mc_mpi *m, double seconds)
+{
+    double until = mc_seconds() + seconds;
+    while (m->n_heard + 1 < m->size && mc_seconds() < until) {
+        if (m->is_quiet)
+            while (hear(m)) {}
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}

@@ -96,8 +96,9 @@ add_instance(mc_autodiff *a, mc_func *f, mc_str scope)
         p = MC_NEW(scratch, mc_pair);
         p->forward = f;
         p->active = MC_NEW_N(scratch, bool, f->formals.n + 1);
-        p->n_results = f->last->n_operands;
+        p->taps.n_results = f->last->n_operands;
         mc_map_set(&a->pairs, f->name, p);
+        mc_map_set(&a->taps, f->name, &p->taps);
     }
     mc_vec_push(scratch, &p->scopes, scope);
     MC_FOR_OPS(op, f)
@@ -137,7 +138,7 @@ static bool
 call_result_active(const mc_autodiff *a, const mc_op *call, int i, const bool *active)
 {
     const mc_pair *callee = mc_autodiff_pair(a, mc_attr_func(call, "callee"));
-    if (!callee->backward) return i < callee->n_results && (callee->trains || any_active(call, active));
+    if (!callee->backward) return i < callee->taps.n_results && (callee->trains || any_active(call, active));
     for (size_t k = 0; k < callee->dy.n; k++)
         if (callee->dy.items[k] == i) return true;
     return false;
@@ -232,99 +233,13 @@ remove_states(mc_autodiff *a)
 
 /* ---- one function ---------------------------------------------------------------------------------------------- */
 
-static void
-add_tap(mc_autodiff *a, mc_pair *p, mc_str name, bool sum, mc_value *v, mc_builder *b)
-{
-    for (size_t i = 0; sum && i < p->taps.n; i++) {
-        mc_tap *t = &p->taps.items[i];
-        if (!t->sum || !mc_str_eq(t->name, name)) continue;
-        t->value = mc_build_binary(b, MC_OP_ADD, t->value, v);
-        return;
-    }
-    mc_vec_push(a->pass->scratch, &p->taps, (mc_tap){mc_str_dup(a->module->arena, name), sum, v});
-    p->n_sums += sum;
-}
-
-/* The call again, now that its callee gives more; returns the op after it. */
-static mc_op *
-rebuild_call(mc_autodiff *a, mc_op *call)
-{
-    const mc_pair *callee = mc_autodiff_pair(a, mc_attr_func(call, "callee"));
-    mc_str scope = mc_attr_str(call, "scope");
-    mc_values args = {0};
-    for (int i = 0; i < call->n_operands; i++) mc_vec_push(a->pass->scratch, &args, mc_operand(call, i));
-    mc_builder b = mc_builder_before(call, a->pass->diags);
-    mc_op *made = mc_build_call(&b, callee->forward, scope, args.items, (int)args.n);
-    if (!made) return NULL;
-    for (int i = 0; i < made->n_results; i++) {
-        mc_value *v = mc_result(made, i);
-        if (i < call->n_results) {
-            v->name = call->results[i].name;
-            mc_value_replace_uses(&call->results[i], v);
-        } else {
-            v->name = mc_path_join(a->module->arena, scope, mc_operand(callee->forward->last, i)->name);
-        }
-    }
-    mc_op_remove(call);
-    return made;
-}
-
-/* Taps of calls and of output ops; sums are collected first, so that they stand first. */
-static bool
-collect_taps(mc_autodiff *a, mc_pair *p)
-{
-    mc_builder b = mc_builder_before(p->forward->last, a->pass->diags);
-    for (int sums = 1; sums >= 0; sums--) {
-        MC_FOR_OPS(op, p->forward)
-        {
-            if (op->opcode == MC_OP_OUTPUT && mc_attr_bool(op, "sum") == (sums == 1))
-                add_tap(a, p, mc_attr_str(op, "name"), sums == 1, mc_operand(op, 0), &b);
-            if (op->opcode != MC_OP_CALL) continue;
-            const mc_pair *callee = mc_autodiff_pair(a, mc_attr_func(op, "callee"));
-            for (size_t i = 0; i < callee->taps.n; i++) {
-                const mc_tap *t = &callee->taps.items[i];
-                mc_str name = t->sum ? t->name : mc_path_join(a->pass->scratch, mc_attr_str(op, "scope"), t->name);
-                if (t->sum == (sums == 1)) add_tap(a, p, name, t->sum, mc_result(op, callee->n_results + (int)i), &b);
-            }
-        }
-    }
-    for (size_t i = 0; i < p->taps.n; i++)
-        if (!p->taps.items[i].value) return false;
-    return true;
-}
-
-/* return results, taps, saved. A value has one name, so a tap that has another use for it is given as a copy later. */
-static bool
-extend_return(mc_autodiff *a, mc_pair *p)
-{
-    mc_func *f = p->forward;
-    mc_values all = {0};
-    for (int i = 0; i < p->n_results; i++) mc_vec_push(a->pass->scratch, &all, mc_operand(f->last, i));
-    for (size_t i = 0; i < p->taps.n; i++) {
-        p->taps.items[i].value->name = p->taps.items[i].name;
-        mc_vec_push(a->pass->scratch, &all, p->taps.items[i].value);
-    }
-    for (size_t i = 0; i < p->saved.n; i++) mc_vec_push(a->pass->scratch, &all, p->saved.items[i]);
-    mc_builder b = mc_builder_at_end(f, a->pass->diags);
-    b.span = f->last->span;
-    mc_op_remove(f->last);
-    return mc_build_return(&b, all.items, (int)all.n) != NULL;
-}
-
 static bool
 differentiate(mc_autodiff *a, mc_pair *p)
 {
-    mc_op *next;
-    for (mc_op *op = p->forward->first; op; op = next) {
-        next = op->next;
-        if (op->opcode == MC_OP_CALL && !rebuild_call(a, op)) return false;
-    }
-    if (!collect_taps(a, p) || !mc_autodiff_backward(a, p)) return false;
-    for (mc_op *op = p->forward->first; op; op = next) {
-        next = op->next;
-        if (op->opcode == MC_OP_OUTPUT) mc_op_remove(op);
-    }
-    return extend_return(a, p);
+    mc_arena *scratch = a->pass->scratch;
+    mc_diags *diags = a->pass->diags;
+    return mc_taps_collect(p->forward, &a->taps, &p->taps, scratch, diags) && mc_autodiff_backward(a, p) &&
+           mc_taps_return(p->forward, &p->taps, &p->saved, scratch, diags);
 }
 
 /* ---- the pass -------------------------------------------------------------------------------------------------- */
@@ -344,8 +259,8 @@ set_metas(mc_autodiff *a, const mc_pair *p)
 {
     const mc_ints none = {0};
     mc_module_set_meta(a->module, MC_STR("train.backward"), p->backward->name);
-    set_list(a, "train.outputs", &none, p->n_results + (int)p->taps.n, 1);
-    set_list(a, "train.cotangents", &p->dy, p->n_results, p->n_sums);
+    set_list(a, "train.outputs", &none, p->taps.n_results + (int)p->taps.list.n, 1);
+    set_list(a, "train.cotangents", &p->dy, p->taps.n_results, p->taps.n_sums);
     set_list(a, "train.input_grads", &p->dx, 0, 0);
 }
 
@@ -376,6 +291,7 @@ mc_pass_autodiff(mc_pass *pass, mc_module *m)
                      .recompute = mc_pass_option(pass, "recompute") != 0};
     if (mc_module_find(m, mc_module_meta(m, "train.backward"))) return MC_UNCHANGED;
     mc_map_init(&a.pairs, pass->scratch);
+    mc_map_init(&a.taps, pass->scratch);
     mc_func *model = mc_module_model(m);
     if (!model || !check_weights(&a) || !remove_states(&a)) return MC_FAILED;
     mc_module_sort_funcs(m);

@@ -4,13 +4,7 @@
 
 #include "passes/derive.h"
 #include "passes/pass.h"
-
-/* A value that forward gives beside its results. */
-typedef struct mc_tap {
-    mc_str name;
-    bool sum;
-    mc_value *value; /* of forward */
-} mc_tap;
+#include "passes/taps.h"
 
 typedef MC_VEC(int) mc_ints;
 
@@ -22,9 +16,7 @@ typedef struct mc_pair {
     bool *active;          /* of each formal: its derivative is wanted */
     MC_VEC(mc_str) scopes; /* of every instance */
     bool trains;           /* some parameter in it or below it is trained */
-    int n_results;
-    MC_VEC(mc_tap) taps; /* sums first */
-    int n_sums;
+    mc_taps taps;          /* of forward */
     mc_values saved;
     mc_ints reads, dy, dx;
 } mc_pair;
@@ -33,6 +25,7 @@ typedef struct mc_autodiff {
     mc_pass *pass;
     mc_module *module;
     mc_map pairs; /* name of the function -> mc_pair */
+    mc_map taps;  /* name of the function -> mc_pair.taps */
     mc_str frozen;
     bool recompute;
 } mc_autodiff;

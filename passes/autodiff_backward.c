@@ -202,8 +202,8 @@ derive_weight(mc_derive *d)
 static mc_value *
 sum_formal(const mc_backward *w, mc_str name)
 {
-    for (int i = 0; i < w->pair->n_sums; i++)
-        if (mc_str_eq(w->pair->taps.items[i].name, name)) return w->dsums.items[i];
+    for (int i = 0; i < w->pair->taps.n_sums; i++)
+        if (mc_str_eq(w->pair->taps.list.items[i].name, name)) return w->dsums.items[i];
     return NULL;
 }
 
@@ -223,14 +223,15 @@ derive_call(mc_derive *d)
     mc_values args = {0};
     if (!callee->backward) return true;
     for (size_t i = 0; i < callee->reads.n; i++) mc_vec_push(scratch, &args, mc_d_operand(d, callee->reads.items[i]));
-    int first = callee->n_results + (int)callee->taps.n;
+    int first = callee->taps.n_results + (int)callee->taps.list.n;
     for (size_t i = 0; i < callee->saved.n; i++) mc_vec_push(scratch, &args, mc_d_result(d, first + (int)i));
     for (size_t i = 0; i < callee->dy.n; i++) {
         mc_value *dy = mc_d_of_or_zero(d, callee->dy.items[i]);
         if (!dy) return false;
         mc_vec_push(scratch, &args, dy);
     }
-    for (int i = 0; i < callee->n_sums; i++) mc_vec_push(scratch, &args, sum_formal(w, callee->taps.items[i].name));
+    for (int i = 0; i < callee->taps.n_sums; i++)
+        mc_vec_push(scratch, &args, sum_formal(w, callee->taps.list.items[i].name));
     mc_op *call = mc_build_call(&d->b, callee->backward, mc_attr_str(d->op, "scope"), args.items, (int)args.n);
     for (size_t i = 0; call && i < callee->dx.n; i++)
         if (!mc_d_give(d, callee->dx.items[i], mc_result(call, (int)i))) return false;
@@ -240,7 +241,7 @@ derive_call(mc_derive *d)
 static bool
 flows(const mc_backward *w, const mc_op *op)
 {
-    bool from = op->opcode == MC_OP_CALL && mc_autodiff_pair(w->autodiff, mc_attr_func(op, "callee"))->n_sums > 0;
+    bool from = op->opcode == MC_OP_CALL && mc_autodiff_pair(w->autodiff, mc_attr_func(op, "callee"))->taps.n_sums > 0;
     bool to = op->opcode == MC_OP_CALL || op->opcode == MC_OP_WEIGHT;
     for (int i = 0; i < op->n_results && !from; i++) from = w->grads[op->results[i].id] != NULL;
     for (int i = 0; i < op->n_operands && !to; i++) to = mc_operand(op, i) && w->active[mc_operand(op, i)->id];
@@ -279,7 +280,7 @@ add_formals(mc_backward *w, mc_derive *d)
         w->here[x->id] = mc_func_add_formal(p->backward, x->type, x->name);
         mc_vec_push(scratch, &w->x, w->here[x->id]);
     }
-    for (int i = 0; i < p->n_results; i++) {
+    for (int i = 0; i < p->taps.n_results; i++) {
         mc_value *y = mc_operand(p->forward->last, i);
         if (!w->active[y->id]) continue;
         mc_value *dy = mc_func_add_formal(p->backward, y->type, derivative_name(w, y, "output", i));
@@ -288,8 +289,8 @@ add_formals(mc_backward *w, mc_derive *d)
         if (!add(d, y, dy)) return false;
     }
     const mc_type *scalar = mc_type_scalar(w->autodiff->module, MOEC_F32);
-    for (int i = 0; i < p->n_sums; i++) {
-        mc_str name = mc_strf(w->autodiff->module->arena, "d_%.*s", MC_FMT(p->taps.items[i].name));
+    for (int i = 0; i < p->taps.n_sums; i++) {
+        mc_str name = mc_strf(w->autodiff->module->arena, "d_%.*s", MC_FMT(p->taps.list.items[i].name));
         mc_vec_push(scratch, &w->dsums, mc_func_add_formal(p->backward, scalar, name));
     }
     return true;

@@ -23,6 +23,7 @@
 #include "ir/build.h"
 #include "passes/match.h"
 #include "passes/pass.h"
+#include "passes/route.h"
 
 #include <stdlib.h>
 
@@ -31,25 +32,11 @@ typedef struct settings {
     bool z;
 } settings;
 
-/* One route, with the first dispatch that it feeds. */
-typedef struct site {
-    mc_op *dispatch;
-    mc_value *weights, *ids; /* before capacity; no weights: only numbers that stand in for them are known */
-    mc_op *choice;           /* route.top, route.choose or route.sparsemixer that made the ids; else NULL */
-} site;
-
-/* The scores of all experts for each token. */
-typedef struct scores {
-    mc_value *logits;        /* NULL: there are none */
-    mc_value *activated;     /* softmax, sigmoid or sqrt softplus of them, when the route computes it before choosing */
-    const mc_op *projection; /* the linear that made them, or NULL */
-} scores;
-
 typedef struct watcher {
     mc_pass *pass;
     settings set;
-    MC_VEC(site) sites; /* of one function */
-    mc_map names;       /* of one function */
+    MC_VEC(mc_route) sites; /* of one function */
+    mc_map names;           /* of one function */
     bool any;
 } watcher;
 
@@ -118,64 +105,6 @@ read_settings(mc_pass *p, const mc_module *m, settings *out)
 
 /* ---- routes ---------------------------------------------------------------------------------------------------- */
 
-/* The operand that carries the scores through an op that scales or shifts them by constants or per expert. */
-static mc_value *
-through(const mc_op *op)
-{
-    mc_value *a = mc_operand(op, 0), *b = mc_operand(op, 1);
-    const mc_type *t = op->results[0].type;
-    switch ((int)op->opcode) {
-    case MC_OP_CAST:
-    case MC_OP_SOFTCAP:
-    case MC_OP_ROUTE_RENORM: return a;
-    case MC_OP_ADD:
-    case MC_OP_MUL:
-        if (b->type == t && a->type->rank <= 1 && t->rank > 1) return b;
-        return a->type == t && b->type->rank <= 1 ? a : NULL;
-    case MC_OP_SUB:
-    case MC_OP_DIV: return a->type == t && b->type->rank <= 1 ? a : NULL;
-    }
-    return NULL;
-}
-
-/* What an activation that makes scores was applied to. */
-static mc_value *
-activation_input(const mc_op *op)
-{
-    if (op->opcode == MC_OP_SOFTMAX || op->opcode == MC_OP_SIGMOID) return mc_operand(op, 0);
-    const mc_op *inner = op->opcode == MC_OP_SQRT ? mc_def_is(mc_operand(op, 0), MC_OP_SOFTPLUS) : NULL;
-    return inner ? mc_operand(inner, 0) : NULL;
-}
-
-static scores
-find_scores(const mc_op *choice)
-{
-    scores s = {0};
-    mc_value *v = choice ? mc_operand(choice, 0) : NULL, *next;
-    mc_value *chosen = v;
-    for (; v && v->def; v = next) {
-        next = activation_input(v->def);
-        if (next && !s.logits) {
-            s.logits = next;
-            s.activated = v;
-        }
-        if (!next) next = through(v->def);
-        if (v->def->opcode == MC_OP_LINEAR) s.projection = v->def;
-    }
-    if (s.projection && !s.logits) s.logits = chosen;
-    return s;
-}
-
-/* Shared experts: equal scores for all, made by a clamp to one number (or by this pass, in an earlier run). */
-static bool
-is_constant_route(const mc_op *choice)
-{
-    const mc_op *def = choice && choice->opcode == MC_OP_ROUTE_TOP ? mc_operand(choice, 0)->def : NULL;
-    if (!def) return false;
-    if (def->opcode == MC_OP_FILL) return true;
-    return def->opcode == MC_OP_CLAMP && mc_attr_float(def, "lo") == mc_attr_float(def, "hi");
-}
-
 /* A NaN under the clamp is one in the experts' input, too, and reaches the result that way. */
 static bool
 fill_scores(watcher *w, const mc_op *choice)
@@ -211,17 +140,8 @@ stands_in(const mc_value *weights)
 static bool
 find_site(watcher *w, mc_op *dispatch)
 {
-    site s = {.dispatch = dispatch, .weights = mc_operand(dispatch, 0), .ids = mc_operand(dispatch, 1)};
-    const mc_op *capacity = mc_def_is(s.ids, MC_OP_MOE_CAPACITY);
-    if (capacity && mc_def_is(s.weights, MC_OP_MOE_CAPACITY) == capacity) {
-        s.weights = mc_operand(capacity, 0);
-        s.ids = mc_operand(capacity, 1);
-    }
-    mc_op *def = s.ids->def;
-    bool chooses = def && (def->opcode == MC_OP_ROUTE_TOP || def->opcode == MC_OP_ROUTE_CHOOSE ||
-                           def->opcode == MC_OP_ROUTE_SPARSEMIXER);
-    s.choice = chooses ? def : NULL;
-    if (is_constant_route(s.choice)) return fill_scores(w, s.choice);
+    mc_route s = mc_route_of(dispatch);
+    if (mc_route_is_constant(s.choice)) return fill_scores(w, s.choice);
     if (is_watched(s.ids)) return true;
     if (stands_in(s.weights)) s.weights = s.choice ? mc_result(s.choice, 0) : NULL;
     for (size_t i = 0; i < w->sites.n; i++) {
@@ -244,31 +164,15 @@ output(mc_builder *b, mc_value *x, mc_str name, bool sum)
     return mc_build(b, MC_OP_OUTPUT, &x, 1, attrs, sum ? 2 : 1) != NULL;
 }
 
-/* "mlp.gate.weight" -> "mlp.load": beside the router, with a number when the function has two of them. */
-static mc_str
-load_name(watcher *w, const scores *s)
-{
-    mc_arena *scratch = w->pass->scratch;
-    const mc_op *weight = s->projection ? mc_def_is(mc_operand_named(s->projection, "w"), MC_OP_WEIGHT) : NULL;
-    mc_str path = weight && !mc_attr_bool(weight, "root") ? mc_attr_str(weight, "path") : (mc_str){0};
-    size_t end = path.len;
-    for (int parts = 0; parts < 2 && end > 0;) parts += path.data[--end] == '.';
-    mc_str base = end ? mc_strf(scratch, "%.*s.load", MC_FMT(mc_str_slice(path, 0, end))) : MC_STR("load");
-    mc_str name = base;
-    for (int n = 2; mc_map_has(&w->names, name); n++) name = mc_strf(scratch, "%.*s.%d", MC_FMT(base), n);
-    mc_map_set(&w->names, name, w);
-    return name;
-}
-
 static bool
-add_load(watcher *w, mc_builder *b, const site *at, const scores *s)
+add_load(watcher *w, mc_builder *b, const mc_route *at, const mc_route_scores *s)
 {
     if (!at->weights) return true;
     bool scored = s->logits && mc_dim_is_const(mc_type_last(s->logits->type));
     int64_t n = scored ? mc_dim_eval(mc_type_last(s->logits->type), NULL) : mc_attr_int(at->dispatch, "experts");
     mc_named_attr experts = MC_A_INT("experts", n);
     mc_value *load = mc_build1(b, MC_OP_MOE_LOAD, (mc_value *[]){at->weights, at->ids}, 2, &experts, 1);
-    return output(b, load, load_name(w, s), false);
+    return output(b, load, mc_route_name(w->pass->scratch, s, "load", &w->names), false);
 }
 
 /* A route may apply sigmoid to the chosen scores only. */
@@ -282,7 +186,7 @@ sigmoid_after(const mc_op *choice)
 
 /* Scores of all experts that add up to 1 for each token. */
 static mc_value *
-normalised(mc_builder *b, const site *at, const scores *s)
+normalised(mc_builder *b, const mc_route *at, const mc_route_scores *s)
 {
     mc_value *v = s->activated;
     if (v && v->def->opcode == MC_OP_SOFTMAX) return v;
@@ -293,7 +197,7 @@ normalised(mc_builder *b, const site *at, const scores *s)
 }
 
 static const char *
-no_balance(const watcher *w, const site *at, const scores *s)
+no_balance(const watcher *w, const mc_route *at, const mc_route_scores *s)
 {
     if (!s->logits) return "the route has no scores for all its experts";
     if (at->choice->opcode == MC_OP_ROUTE_CHOOSE)
@@ -304,7 +208,7 @@ no_balance(const watcher *w, const site *at, const scores *s)
 }
 
 static bool
-add_balance(watcher *w, mc_builder *b, const site *at, const scores *s)
+add_balance(watcher *w, mc_builder *b, const mc_route *at, const mc_route_scores *s)
 {
     if (w->set.aux.len == 0) return true;
     const char *why = no_balance(w, at, s);
@@ -315,7 +219,7 @@ add_balance(watcher *w, mc_builder *b, const site *at, const scores *s)
 }
 
 static bool
-add_z(watcher *w, mc_builder *b, const scores *s)
+add_z(watcher *w, mc_builder *b, const mc_route_scores *s)
 {
     if (!w->set.z) return true;
     if (!s->logits)
@@ -336,9 +240,9 @@ watch(watcher *w, mc_func *f)
         if (op->opcode == MC_OP_MOE_DISPATCH) ok = find_site(w, op) && ok;
     }
     for (size_t i = 0; i < w->sites.n; i++) {
-        const site *at = &w->sites.items[i];
+        const mc_route *at = &w->sites.items[i];
         mc_builder b = mc_builder_before(at->dispatch, w->pass->diags);
-        scores s = find_scores(at->choice);
+        mc_route_scores s = mc_route_scores_of(at->choice);
         ok = add_load(w, &b, at, &s) && add_balance(w, &b, at, &s) && add_z(w, &b, &s) && ok;
         w->pass->n_rewrites++;
     }

@@ -48,6 +48,8 @@ double mc_ep_pipelined(const double *stages, int n, int chunks, double each);
 
 /* One-sided puts into a slot for every (token, expert), no counts: work on both sides, then remote bytes at the port's
  * rate. No backend here does it; it is what decoding on GPUs is compared with. */
+#define MC_EP_ONE_SIDED_THERE 44e-6 /* s of work; DeepEP V1 with 128 tokens of 7168, fitted */
+#define MC_EP_ONE_SIDED_BACK 65e-6
 double mc_ep_one_sided_time(const mc_ep_load *load, double row_bytes, double work, const mc_ep_link *nodes);
 
 #endif

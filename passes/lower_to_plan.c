@@ -108,7 +108,7 @@ pack(lowering *l, mc_op *weight, mc_op *up, layout how)
         MC_A_STR("path", mc_attr_str(weight, "path")),    MC_A_STR("path2", up ? mc_attr_str(up, "path") : MC_STR("")),
         MC_A_BOOL("root", mc_attr_bool(weight, "root")),  MC_A_STR("role", mc_attr_str(weight, "role")),
         MC_A_STR("layout", mc_str_of(layout_names[how])), MC_A_INT("nr", how == PANELS || how == PAIR ? l->nr : 0),
-        MC_A_STR("init", mc_attr_str(weight, "init"))};
+        MC_A_STR("init", mc_attr_str(weight, "init")),    MC_A_INT("of", mc_attr_int(weight, "of"))};
     const mc_type *type = packed_type(weight->func->module, weight->results[0].type, how);
     mc_op *op = mc_build_typed(&b, MC_OP_PACKED, NULL, 0, attrs, sizeof attrs / sizeof attrs[0], &type, 1);
     if (!op) return NULL;
@@ -143,8 +143,7 @@ narrowed(lowering *l, mc_op *op, int operand, mc_value *packed)
     moec_dtype was = mc_operand(op, operand)->type->dtype;
     bool widened = packed->type->dtype == MOEC_F32 && was != MOEC_F32;
     bool says = mc_attr_index(op->opcode, MC_STR("to")) >= 0 && mc_attr_dtype(op, "to") != MOEC_DTYPE_NONE;
-    bool follows = op->opcode == MC_OP_RETURN ||
-                   (!says && op->n_results > 0 && op->results[0].type->dtype == was);
+    bool follows = op->opcode == MC_OP_RETURN || (!says && op->n_results > 0 && op->results[0].type->dtype == was);
     if (!widened || !follows) return packed;
     mc_builder b = mc_builder_before(op, l->pass->diags);
     mc_named_attr to = MC_A_DTYPE("to", was);
@@ -156,22 +155,22 @@ narrowed(lowering *l, mc_op *op, int operand, mc_value *packed)
 /* What a parameter is for is said by the weight of this path, which may stand in another function only: a gradient is
  * often made without reading the weight. Paths in functions that do not belong together may be equal, so the nearest
  * function before this one wins. */
-static mc_str
-role_of(const mc_op *accumulate)
+static const mc_op *
+parameter_of(const mc_op *accumulate)
 {
-    mc_str path = mc_attr_str(accumulate, "path"), role = MC_STR("dense");
+    const mc_op *found = NULL;
+    mc_str path = mc_attr_str(accumulate, "path");
     bool root = mc_attr_bool(accumulate, "root");
     MC_FOR_FUNCS(f, accumulate->func->module)
     {
         MC_FOR_OPS(op, f)
         {
             bool stored_here = op->opcode == MC_OP_WEIGHT || op->opcode == MC_OP_PACKED;
-            if (stored_here && mc_attr_bool(op, "root") == root && mc_str_eq(mc_attr_str(op, "path"), path))
-                role = mc_attr_str(op, "role");
+            if (stored_here && mc_attr_bool(op, "root") == root && mc_str_eq(mc_attr_str(op, "path"), path)) found = op;
         }
         if (f == accumulate->func) break;
     }
-    return role;
+    return found;
 }
 
 /* Stands at the head of its function, before whatever might write into it. */
@@ -190,8 +189,11 @@ gradient(lowering *l, const mc_op *accumulate)
     if (known) return known;
     mc_builder b = mc_builder_before(l->first, l->pass->diags);
     b.span = accumulate->span;
-    mc_named_attr attrs[] = {MC_A_STR("path", path), MC_A_BOOL("root", root), MC_A_STR("role", role_of(accumulate)),
-                             MC_A_STR("layout", MC_STR("grad"))};
+    const mc_op *parameter = parameter_of(accumulate);
+    mc_named_attr attrs[] = {MC_A_STR("path", path), MC_A_BOOL("root", root),
+                             MC_A_STR("role", parameter ? mc_attr_str(parameter, "role") : MC_STR("dense")),
+                             MC_A_STR("layout", MC_STR("grad")),
+                             MC_A_INT("of", parameter ? mc_attr_int(parameter, "of") : 0)};
     const mc_type *type = mc_operand(accumulate, 0)->type;
     mc_op *op = mc_build_typed(&b, MC_OP_PACKED, NULL, 0, attrs, sizeof attrs / sizeof attrs[0], &type, 1);
     if (!op) return NULL;

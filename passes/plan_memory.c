@@ -8,9 +8,10 @@
  *
  * after:   %h = rmsnorm %x, %w {eps = 1e-05} : f32[B, S, 64] at slot 0
  *
- * Formals are ARG, packed WEIGHT, const CONST, reshape VIEW of its operand, returned values RESULT (through a copy when
- * the value is no op's own result, or is returned twice), histories read only as keys and values STATE, all others
- * SLOT. What linear_dw, grouped_dw or embed_dw make for an accumulate alone is a VIEW of the gradient: they add to it.
+ * Formals are ARG, packed WEIGHT, const CONST, reshape and ep.wait VIEW of their operand, returned values RESULT
+ * (through a copy when the value is no op's own result, or is returned twice), histories read only as keys and values
+ * STATE, all others SLOT. What linear_dw, grouped_dw or embed_dw make for an accumulate alone is a VIEW of the
+ * gradient: they add to it.
  *
  * Slots are regions of the function's frame. One sweep in order of execution gives each value the free slot that fits
  * best among those whose sizes have the same symbols; sizes with different symbols cannot be compared before run time.
@@ -48,7 +49,8 @@ needs_copy(const mc_op *end, int i)
     if (!v->def) return true;
     for (int k = 0; k < i; k++)
         if (mc_operand(end, k) == v) return true;
-    return v->def->opcode == MC_OP_RESHAPE || v->def->opcode == MC_OP_CONST || v->def->opcode == MC_OP_PACKED;
+    return v->def->opcode == MC_OP_RESHAPE || v->def->opcode == MC_OP_EP_WAIT || v->def->opcode == MC_OP_CONST ||
+           v->def->opcode == MC_OP_PACKED;
 }
 
 static bool
@@ -119,7 +121,7 @@ place_values(mc_func *f)
                 v->place = (mc_place){.kind = MC_PLACE_WEIGHT, .index = n_weights++};
             else if (op->opcode == MC_OP_CONST)
                 v->place = (mc_place){.kind = MC_PLACE_CONST};
-            else if (op->opcode == MC_OP_RESHAPE)
+            else if (op->opcode == MC_OP_RESHAPE || op->opcode == MC_OP_EP_WAIT)
                 v->place = (mc_place){.kind = MC_PLACE_VIEW, .base = root(mc_operand(op, 0))};
             else if (gradient)
                 v->place = (mc_place){.kind = MC_PLACE_VIEW, .base = gradient};

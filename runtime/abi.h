@@ -42,7 +42,7 @@ typedef struct moec_abi_tensor { /* an input or output of the model */
     uint32_t dtype; /* moec_dtype */
     uint32_t rank;
     moec_abi_expr dims[MOEC_ABI_MAX_RANK];
-    int64_t limit; /* inputs of ids: values must be in 0..limit-1; 0: no check */
+    int64_t limit; /* inputs of ids: values must be in 0..limit-1; 0: no check. Outputs: choices among so many experts */
 } moec_abi_tensor;
 
 /* How a packed weight lies in the weight file (docs/ABI.md has pictures).
@@ -147,14 +147,14 @@ typedef struct moec_abi_func {
  * six arrays of a route (offsets, rows, order, sent, sent_tokens, counts):
  *
  *   op           ptr                                      i
- *   ROUTE        offsets, tokens, slots or null, LISTS    way, experts, slots of a rank, tokens, symbol of X, symbol of Y
+ *   ROUTE        offsets, tokens, slots or null, LISTS    way, experts, slots of a rank, tokens, assignments, symbol of X, symbol of Y
  *   SEND         x, LISTS, out                            way, width, dtype, wire
- *   SEND_ROWS    v, LISTS, out                            width, dtype, wire
- *   RETURN_ROWS  y, LISTS, out                            width, dtype, wire
+ *   SEND_ROWS    v, LISTS, out                            0, width, dtype, wire
+ *   RETURN_ROWS  y, LISTS, out                            0, width, dtype, wire
  *   REDUCE       y, LISTS, out                            way, width, dtype, wire, tokens
  *   WAIT         (of the SEND .. REDUCE before it; those only begin)
- *   GATHER       x, out, begin                            elements of axis 0, bytes of each, symbol of all ranks' elements
- *   OWN          x, begin, out                            own elements of axis 0, bytes of each
+ *   GATHER       x, out, begin                            value of rank_sym, bytes for each, symbol of all ranks' sum
+ *   OWN          x, begin, out                            value of rank_sym, bytes for each
  *   MERGE        x, offsets, out, out_offsets             slots of a rank, bytes of a row, symbol of the merged rows
  *
  * GATHER is over all ranks, MERGE over the replicas of a number, the others over the ranks of a replica. */

@@ -104,7 +104,10 @@ check_tables(const moec_abi_model *m, mc_fault *error)
         if (!span_ok(m->slots[i].first_expr, m->slots[i].n_exprs, m->n_exprs))
             return mc_fail(error, MOEC_ERR_INTERNAL, "slot %u is malformed", i);
     for (uint32_t i = 0; i < m->n_syms; i++)
-        if (!m->syms[i].name) return mc_fail(error, MOEC_ERR_INTERNAL, "dimension %u has no name", i);
+        if (!m->syms[i].name || (m->syms[i].kind == 4 && (!m->ep || m->syms[i].bound >= m->n_exprs)))
+            return mc_fail(error, MOEC_ERR_INTERNAL, "dimension %u is malformed", i);
+    if (m->ep && (m->ep->rank_sym >= m->n_syms || !m->ep->n_ranks || !m->ep->n_replicas || !m->ep->plan))
+        return mc_fail(error, MOEC_ERR_INTERNAL, "the artefact's table of ranks is wrong");
     for (uint32_t i = 0; i < m->n_weights; i++)
         if (!m->weights[i].path || !m->weights[i].role || m->weights[i].rank > 4 ||
             m->weights[i].layout > MOEC_ABI_GRAD)
@@ -171,13 +174,47 @@ check_gpu(const moec_abi_model *m, mc_fault *error)
     return MOEC_OK;
 }
 
+/* A symbol that a comm launch sets, by its number in the launch's arguments. */
+static bool
+names_symbol(const moec_abi_model *m, const moec_abi_launch *l, uint32_t arg)
+{
+    const moec_abi_expr *e = &m->exprs[l->first_int + arg];
+    if (!mc_expr_is_const(e)) return false;
+    int64_t sym = mc_expr_const(e);
+    return sym >= 0 && sym < m->n_syms && m->syms[sym].kind == 4;
+}
+
+static bool
+comm_ok(const moec_abi_model *m, const moec_abi_launch *l)
+{
+    static const struct {
+        uint8_t n_refs, n_ints;
+        int8_t symbols[2]; /* which arguments name one; -1: none */
+    } forms[MOEC_COMM_N_OPS] = {
+        [MOEC_COMM_ROUTE] = {9, 7, {5, 6}},       [MOEC_COMM_SEND] = {8, 5, {-1, -1}},
+        [MOEC_COMM_SEND_ROWS] = {8, 5, {-1, -1}}, [MOEC_COMM_RETURN_ROWS] = {8, 5, {-1, -1}},
+        [MOEC_COMM_REDUCE] = {8, 5, {-1, -1}},    [MOEC_COMM_WAIT] = {0, 0, {-1, -1}},
+        [MOEC_COMM_GATHER] = {3, 3, {2, -1}},     [MOEC_COMM_OWN] = {3, 2, {-1, -1}},
+        [MOEC_COMM_MERGE] = {4, 3, {2, -1}},
+    };
+    if (!m->ep || m->gpu || l->target >= MOEC_COMM_N_OPS) return false;
+    if (l->n_refs != forms[l->target].n_refs || l->n_ints != forms[l->target].n_ints) return false;
+    if (!span_ok(l->first_int, l->n_ints, m->n_exprs)) return false;
+    for (int i = 0; i < 2; i++)
+        if (forms[l->target].symbols[i] >= 0 && !names_symbol(m, l, (uint32_t)forms[l->target].symbols[i]))
+            return false;
+    return true;
+}
+
 /* A launch of function f, reached with these bases: everything it refers to must exist. */
 static bool
 launch_ok(const moec_abi_model *m, const moec_abi_func *f, const moec_abi_launch *l, uint32_t weights, uint32_t states)
 {
-    bool call = l->kind == MOEC_LAUNCH_CALL;
-    if (l->kind > MOEC_LAUNCH_CALL || l->target >= (call ? m->n_funcs : m->n_kernels)) return false;
-    if (!call && (l->n_refs > MOEC_ABI_MAX_PTRS || (!m->gpu && (!m->kernels || !m->kernels[l->target])))) return false;
+    bool call = l->kind == MOEC_LAUNCH_CALL, comm = l->kind == MOEC_LAUNCH_COMM;
+    if (comm && !comm_ok(m, l)) return false;
+    if (l->kind > MOEC_LAUNCH_COMM || (!comm && l->target >= (call ? m->n_funcs : m->n_kernels))) return false;
+    if (!call && l->n_refs > MOEC_ABI_MAX_PTRS) return false;
+    if (l->kind == MOEC_LAUNCH_KERNEL && !m->gpu && (!m->kernels || !m->kernels[l->target])) return false;
     if (call &&
         (l->n_refs > MC_MAX_CALL_ARGS || l->n_refs != m->funcs[l->target].n_formals + m->funcs[l->target].n_results))
         return false;

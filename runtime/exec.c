@@ -17,7 +17,8 @@ enum { SLOT_ALIGN = 64 };
 size_t
 mc_exec_table_bytes(const moec_abi_model *m)
 {
-    return 8 * ((size_t)m->n_syms + m->n_exprs + m->n_refs + m->n_slots + 2 * (size_t)m->n_funcs + m->n_states + 1);
+    return 8 * (2 * (size_t)m->n_syms + 2 * (size_t)m->n_exprs + m->n_refs + m->n_slots + 2 * (size_t)m->n_funcs +
+                m->n_states + 1);
 }
 
 static void *
@@ -35,7 +36,9 @@ mc_exec_place(mc_exec *x, const moec_abi_model *abi, mc_pool *pool, void *memory
     memset(memory, 0, mc_exec_table_bytes(abi));
     *x = (mc_exec){.abi = abi, .pool = pool};
     x->syms = take(&at, abi->n_syms);
+    x->bounds = take(&at, abi->n_syms);
     x->expr_values = take(&at, abi->n_exprs);
+    x->late = take(&at, abi->n_exprs);
     x->ref_offsets = take(&at, abi->n_refs);
     x->slot_offsets = take(&at, abi->n_slots);
     x->frame_bytes = take(&at, abi->n_funcs);
@@ -128,16 +131,40 @@ measure_depth(mc_exec *x, uint32_t func, mc_fault *error)
     return MOEC_OK;
 }
 
+/* Symbols that launches set count as their bounds until then: so memory is laid out. */
+static moec_status
+prepare_bounds(mc_exec *x, mc_fault *error)
+{
+    const moec_abi_model *m = x->abi;
+    for (uint32_t i = 0; m->ep && i < m->n_syms; i++) {
+        if (m->syms[i].kind != 4) continue;
+        if (!x->bounds_are_fixed && !mc_expr_eval(&m->exprs[m->syms[i].bound], x->syms, &x->bounds[i]))
+            return size_failure(error);
+    }
+    x->n_late = 0;
+    for (uint32_t i = 0; m->ep && i < m->n_syms; i++)
+        if (m->syms[i].kind == 4) x->syms[i] = x->bounds[i];
+    for (uint32_t i = 0; m->ep && i < m->n_exprs; i++) {
+        bool late = false;
+        for (int k = 0; k < 8 && m->exprs[i].syms[k] != MC_NO_SYM; k++)
+            late = late || m->syms[m->exprs[i].syms[k]].kind == 4;
+        if (late) x->late[x->n_late++] = i;
+    }
+    return MOEC_OK;
+}
+
 moec_status
 mc_exec_prepare(mc_exec *x, uint32_t func, size_t *out_bytes, mc_fault *error)
 {
     const moec_abi_model *m = x->abi;
+    moec_status s = prepare_bounds(x, error);
+    if (s != MOEC_OK) return s;
     for (uint32_t i = 0; i < m->n_exprs; i++)
         if (!mc_expr_eval(&m->exprs[i], x->syms, &x->expr_values[i])) x->expr_values[i] = NO_VALUE;
     for (uint32_t i = 0; i < m->n_refs; i++)
         if (!mc_expr_eval(&m->refs[i].offset, x->syms, &x->ref_offsets[i])) x->ref_offsets[i] = NO_VALUE;
     for (uint32_t i = 0; i < m->n_funcs; i++) x->deep_bytes[i] = -1;
-    moec_status s = measure_depth(x, func, error);
+    s = measure_depth(x, func, error);
     if (s == MOEC_OK) *out_bytes = (size_t)x->deep_bytes[func];
     return s;
 }
@@ -198,7 +225,7 @@ walk(const walker *w, const frame *f)
     for (uint32_t i = 0; i < f->func->n_launches; i++) {
         uint32_t index = f->func->first_launch + i;
         const moec_abi_launch *l = &x->abi->launches[index];
-        if (l->kind == MOEC_LAUNCH_KERNEL) {
+        if (l->kind != MOEC_LAUNCH_CALL) {
             if (!visit_launch(w, f, index)) return false;
             continue;
         }
@@ -232,20 +259,41 @@ mc_exec_visit(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args
 
 /* ---- on a CPU --------------------------------------------------------------------------------------------------- */
 
+/* Between ranks one thread talks, when all have come: what it sends must be complete, what it sets is read by nobody.
+ */
 static bool
-run_kernel(void *context, uint32_t index, moec_kernel_args *a)
+run_comm(mc_exec *x, const moec_abi_launch *l, const moec_kernel_args *a)
+{
+    bool changed = false;
+    if (x->pool) mc_pool_barrier(x->pool);
+    if (a->thread == 0) {
+        x->comm_status = mc_comm_walk_launch(x->comm, l, a, x->syms, x->bounds, &changed, x->comm_error);
+        for (uint32_t i = 0; changed && i < x->n_late; i++) /* fits: it did at the bounds */
+            mc_expr_eval(&x->abi->exprs[x->late[i]], x->syms, &x->expr_values[x->late[i]]);
+    }
+    if (x->pool) mc_pool_barrier(x->pool);
+    return x->comm_status == MOEC_OK;
+}
+
+static bool
+run_launch(void *context, uint32_t index, moec_kernel_args *a)
 {
     mc_exec *x = context;
     const moec_abi_launch *l = &x->abi->launches[index];
-    bool timed = x->launch_seconds && a->thread == 0;
+    bool timed = x->launch_seconds && a->thread == 0, good = true;
     double begin = timed ? mc_seconds() : 0;
-    x->abi->kernels[l->target](a);
-    if (x->pool && !(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
+    if (l->kind == MOEC_LAUNCH_COMM) {
+        good = run_comm(x, l, a);
+    } else {
+        x->abi->kernels[l->target](a);
+        if (x->pool && !(l->flags & MOEC_LAUNCH_NO_BARRIER)) mc_pool_barrier(x->pool);
+        if (x->comm && a->thread == 0) mc_comm_walk_progress(x->comm);
+    }
     if (timed) {
         x->launch_seconds[index] += mc_seconds() - begin;
         x->launch_counts[index]++;
     }
-    return true;
+    return good;
 }
 
 static void
@@ -258,16 +306,20 @@ run_thread(void *context, uint32_t thread, uint32_t n_threads)
                           .past = x->past,
                           .cache_cap = x->cache_cap,
                           .scratch = x->scratch + thread * x->scratch_stride};
-    walker w = {x, run_kernel, x, &a};
+    walker w = {x, run_launch, x, &a};
     walk_from(&w, s->func, s->weight_base, s->args);
 }
 
-void
-mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args)
+moec_status
+mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args, mc_fault *error)
 {
     step s = {x, func, weight_base, args};
+    x->comm_status = MOEC_OK;
+    x->comm_error = error;
+    if (x->comm) mc_comm_walk_step(x->comm);
     if (x->pool)
         mc_pool_run(x->pool, run_thread, &s);
     else
         run_thread(&s, 0, 1);
+    return x->comm_status;
 }

@@ -9,12 +9,14 @@
 #define MC_RUNTIME_EXEC_H
 
 #include "runtime/abi_model.h"
+#include "runtime/comm_walk.h"
 #include "runtime/pool.h"
 
 typedef struct mc_exec {
     const moec_abi_model *abi;
     mc_pool *pool;
     int64_t *syms;         /* n_syms; negative: without a value */
+    int64_t *bounds;       /* n_syms: the most that a symbol which a comm launch sets can become */
     int64_t *expr_values;  /* n_exprs */
     int64_t *ref_offsets;  /* n_refs */
     int64_t *slot_offsets; /* n_slots: from the start of the function's frame */
@@ -28,6 +30,12 @@ typedef struct mc_exec {
     void **states;        /* n_states */
     void *tables;         /* the block in which all of the above tables lie, when mc_exec_init made it */
     int64_t past, cache_cap;
+    bool bounds_are_fixed; /* to what they were at the greatest sizes, since other ranks may have more than this one */
+    uint32_t *late;        /* the exprs of which values change during the walk */
+    uint32_t n_late;
+    mc_comm_walk *comm; /* NULL: one rank */
+    moec_status comm_status;
+    mc_fault *comm_error;
     double *launch_seconds; /* n_launches each; NULL: no profile */
     uint64_t *launch_counts;
 } mc_exec;
@@ -51,7 +59,9 @@ typedef bool mc_exec_visit_fn(void *context, uint32_t launch, moec_kernel_args *
 bool mc_exec_visit(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args, mc_exec_visit_fn *visit,
                    void *context);
 
-/* One step of that function: args are its formals, then its results. After a prepare whose bytes fit the slab. */
-void mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args);
+/* One step of that function: args are its formals, then its results. After a prepare whose bytes fit the slab. Errors:
+ * of launches between ranks; the walk ends with them, and what it has written means nothing. */
+moec_status mc_exec_run(mc_exec *x, uint32_t func, uint32_t weight_base, void *const *args,
+                        mc_fault *error) MOEC_MUST_USE;
 
 #endif

@@ -37,6 +37,9 @@ static const mc_image_record syms = RECORD(moec_abi_sym, sym_fields), tensors = 
 static const mc_image_field gpu_fields[] = {TEXT(moec_abi_gpu, archs), LIST(moec_abi_gpu, codes, n_codes, codes)};
 static const mc_image_record gpu = RECORD(moec_abi_gpu, gpu_fields);
 
+static const mc_image_field ep_fields[] = {TEXT(moec_abi_ep, plan)};
+static const mc_image_record ep = RECORD(moec_abi_ep, ep_fields);
+
 static const mc_image_field model_fields[] = {
     TEXT(moec_abi_model, name),
     TEXT(moec_abi_model, compiler),
@@ -63,5 +66,6 @@ static const mc_image_field model_fields[] = {
     LIST(moec_abi_model, cotangents, n_cotangents, indices),
     LIST(moec_abi_model, input_grads, n_input_grads, indices),
     {MC_IMAGE_ONE, offsetof(moec_abi_model, gpu), 0, &gpu},
+    {MC_IMAGE_ONE, offsetof(moec_abi_model, ep), 0, &ep},
 };
 const mc_image_record mc_image_model = RECORD(moec_abi_model, model_fields);

@@ -128,7 +128,8 @@ reserve(moec_session *s, const moec_session_options *o, mc_fault *error)
     s->exec.scratch = s->scratch.data;
     s->exec.scratch_stride = stride;
     s->exec.cache_cap = s->max_positions;
-    return MOEC_OK;
+    s->exec.bounds_are_fixed = true;
+    return m->ep ? mc_comm_walk_create(m, o->comm, s->exec.expr_values, &s->exec.comm, error) : MOEC_OK;
 }
 
 static moec_status
@@ -198,6 +199,7 @@ moec_session_destroy(moec_session *s)
     if (!s) return;
     mc_gpu_session_destroy(s);
     mc_pool_destroy(s->pool);
+    mc_comm_walk_destroy(s->exec.comm);
     mc_exec_fini(&s->exec);
     mc_pages_free(&s->slab);
     mc_pages_free(&s->states);
@@ -260,7 +262,8 @@ uint64_t
 moec_session_bytes(const moec_session *s)
 {
     if (s->gpu) return mc_gpu_session_bytes(s);
-    return s->slab.n_bytes + s->states.n_bytes + s->outputs.n_bytes + s->scratch.n_bytes;
+    size_t comm = s->exec.comm ? mc_comm_walk_bytes(s->exec.comm) : 0;
+    return s->slab.n_bytes + s->states.n_bytes + s->outputs.n_bytes + s->scratch.n_bytes + comm;
 }
 
 int64_t

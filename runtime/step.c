@@ -54,8 +54,7 @@ step_on_cpu(moec_session *s, mc_fault *error)
         return mc_fail(error, MOEC_ERR_INTERNAL, "the plan needs %zu bytes, more than the %zu at the greatest sizes",
                        slab, s->slab.n_bytes);
     s->exec.past = s->past;
-    mc_exec_run(&s->exec, s->exec.abi->entry, 0, s->args);
-    return MOEC_OK;
+    return mc_exec_run(&s->exec, s->exec.abi->entry, 0, s->args, error);
 }
 
 moec_status

@@ -121,7 +121,7 @@ set_dims(const moec_model *model, mc_exec *x, const moec_limit *dims, size_t n_d
                                      dims[i].name ? dims[i].name : "(null)");
     }
     for (uint32_t i = 0; s == MOEC_OK && i < m->n_syms; i++)
-        if (x->syms[i] < 0 && m->syms[i].kind != 3)
+        if (x->syms[i] < 0 && m->syms[i].kind < 3)
             s = mc_fail(e, MOEC_ERR_ARGUMENT, "dimension %s has no value", m->syms[i].name);
     return s;
 }
@@ -244,12 +244,14 @@ run_on_cpu(const moec_model *model, moec_train_call *c, bool backward, mc_fault 
     s = mc_train_bind(model, c, backward, &x, &l, args, weights, e);
     if (s != MOEC_OK) return s;
     x.weights = weights;
+    if (m->ep) s = mc_comm_walk_attached(m, c->comm, x.expr_values, &x.comm, e);
+    if (s != MOEC_OK) return s;
     memset(base + l.zeros, 0, l.zero_bytes);
     if (!backward) *(mc_saved_header *)c->saved = saved_header_of(model, &x, l.saved_bytes);
     if (c->threads) pthread_mutex_lock(&c->threads->busy);
-    mc_exec_run(&x, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args);
+    s = mc_exec_run(&x, backward ? m->backward : m->entry, backward ? m->backward_weight_base : 0, args, e);
     if (c->threads) pthread_mutex_unlock(&c->threads->busy);
-    return MOEC_OK;
+    return s;
 }
 
 static moec_status

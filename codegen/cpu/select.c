@@ -60,7 +60,7 @@ static mc_plan_select_fn *const table[MC_N_OPCODES] = {
 };
 /* clang-format on */
 
-const mc_plan_backend mc_cpu_backend = {.name = "CPU", .refusal = MC_E0601, .select = table};
+const mc_plan_backend mc_cpu_backend = {.name = "CPU", .refusal = MC_E0601, .select = table, .ranks = true};
 
 bool
 mc_cpu_supports(mc_opcode opcode)

@@ -95,7 +95,7 @@ syms_of(tables *t, const mc_plan *p)
     for (size_t i = 0; i < p->syms.n; i++) {
         const moec_abi_sym *s = &p->syms.items[i];
         LLVMValueRef m[] = {text(t, s->name), u64(t, (uint64_t)s->lo), u64(t, (uint64_t)s->hi), u32(t, s->kind),
-                            u32(t, s->reserved)};
+                            u32(t, s->bound)};
         items[i] = record(t, m, sizeof m / sizeof *m);
     }
     return array(t, items, p->syms.n, "syms");
@@ -128,7 +128,8 @@ weights_of(tables *t, const mc_plan *p)
         const moec_abi_weight *w = &p->weights.items[i];
         LLVMValueRef m[] = {text(t, w->path),     text(t, w->path2),     text(t, w->role), u32(t, w->dtype),
                             u32(t, w->layout),    u32(t, w->nr),         u32(t, w->rank),  words(t, w->dims, 4),
-                            text(t, w->scale_of), words(t, w->block, 2), text(t, w->init)};
+                            text(t, w->scale_of), words(t, w->block, 2), text(t, w->init),
+                            u64(t, (uint64_t)w->experts)};
         items[i] = record(t, m, sizeof m / sizeof *m);
     }
     return array(t, items, p->weights.n, "weights");
@@ -165,6 +166,16 @@ kernel_names_of(tables *t, const mc_plan *p)
     LLVMValueRef *items = MC_NEW_N(t->kb->arena, LLVMValueRef, p->kernels.n);
     for (size_t i = 0; i < p->kernels.n; i++) items[i] = text(t, p->kernels.items[i]->name.data);
     return array(t, items, p->kernels.n, "kernel_names");
+}
+
+static LLVMValueRef
+ep_of(tables *t, const mc_plan *p)
+{
+    const moec_abi_ep *ep = p->ep;
+    if (!ep) return LLVMConstNull(t->kb->ptr);
+    LLVMValueRef m[] = {u32(t, ep->n_ranks),  u32(t, ep->n_replicas), u32(t, ep->per_node), u32(t, ep->round_robin),
+                        u32(t, ep->rank_sym), u32(t, ep->reduced),    text(t, ep->plan)};
+    return constant(t, record(t, m, sizeof m / sizeof *m), "ep", 16);
 }
 
 static LLVMValueRef
@@ -224,6 +235,7 @@ model_of(tables *t, const mc_plan *p, const LLVMValueRef *kernels, const mc_cpu_
         u32(t, p->input_grads.n),
         u32(t, 0),
         LLVMConstNull(t->kb->ptr),
+        ep_of(t, p),
     };
     return constant(t, record(t, m, sizeof m / sizeof *m), "model", 16);
 }

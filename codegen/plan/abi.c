@@ -24,6 +24,7 @@ mc_plan_hash_weights(const mc_plan *p, mc_str rules)
         h = mc_hash64(numbers, sizeof numbers, h);
         h = mc_hash64(w->dims, sizeof w->dims, h);
         h = mc_hash64(w->block, sizeof w->block, h);
+        if (w->experts) h = mc_hash64(&w->experts, sizeof w->experts, h);
     }
     return h;
 }
@@ -79,5 +80,6 @@ mc_plan_abi(const mc_plan *p)
         .n_saved = (uint32_t)p->saved.n,
         .n_cotangents = (uint32_t)p->cotangents.n,
         .n_input_grads = (uint32_t)p->input_grads.n,
+        .ep = p->ep,
     };
 }

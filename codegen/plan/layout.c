@@ -1,7 +1,7 @@
 /* From a module in stage plan to tables: functions with their launches, then the weights and states of every call
  * instance. The one idea: an instance's weights are its function's own, then those of its calls in order; so the index
  * of a weight inside a call is a constant of the caller (weight_base), and only the tables grow with the depth. */
-#include "codegen/plan/plan.h"
+#include "codegen/plan/comm.h"
 #include "runtime/base/path.h"
 
 #include <string.h>
@@ -99,6 +99,8 @@ ids_limit(const mc_value *v, int depth)
         if (use->user->opcode == MC_OP_EMBED && operand == 0) {
             mc_dim rows = mc_operand(use->user, 1)->type->dims[0];
             n = rows.n_syms ? 0 : rows.mul + rows.add;
+        } else if (use->user->opcode == MC_OP_ROUTE_TAKE && operand == 1) {
+            n = mc_type_last(mc_operand(use->user, 0)->type).mul;
         } else if (use->user->opcode == MC_OP_CALL) {
             n = ids_limit(mc_attr_func(use->user, "callee")->formals.items[operand], depth + 1);
         } else if (use->user->opcode == MC_OP_RESHAPE || use->user->opcode == MC_OP_COPY) {
@@ -107,6 +109,26 @@ ids_limit(const mc_value *v, int depth)
         if (n && (!limit || n < limit)) limit = n;
     }
     return limit;
+}
+
+/* How many experts choices are among; 0: these are no choices of a route. */
+static int64_t
+choices_limit(const mc_value *v, int depth)
+{
+    const mc_op *def = v->def;
+    if (!def || v->type->dtype != MOEC_I32 || depth >= 64) return 0;
+    switch ((int)def->opcode) {
+    case MC_OP_ROUTE_TOP:
+    case MC_OP_ROUTE_CHOOSE:
+    case MC_OP_ROUTE_SPARSEMIXER: return mc_type_last(mc_operand(def, 0)->type).mul;
+    case MC_OP_CALL: return choices_limit(mc_operand(mc_attr_func(def, "callee")->last, (int)v->index), depth + 1);
+    case MC_OP_RESHAPE:
+    case MC_OP_COPY: return choices_limit(mc_operand(def, 0), depth + 1);
+    }
+    for (const mc_use *use = v->uses; use; use = use->next)
+        if (use->user->opcode == MC_OP_MOE_DISPATCH || use->user->opcode == MC_OP_MOE_CAPACITY)
+            return mc_attr_int(use->user, "experts");
+    return 0;
 }
 
 static moec_abi_tensor
@@ -135,6 +157,7 @@ lay_signature(mc_plan *p, const mc_func *model, int n_outputs)
     }
     for (int i = 0; i < n_outputs; i++) {
         moec_abi_tensor t = tensor_of(p, mc_operand(model->last, i), "output", (size_t)i);
+        t.limit = choices_limit(mc_operand(model->last, i), 0);
         for (size_t j = 0; j < p->outputs.n; j++) { /* names are how a caller asks for them */
             if (strcmp(p->outputs.items[j].name, t.name) == 0) t.name = mc_strf(p->arena, "output%d", i).data;
         }
@@ -191,7 +214,8 @@ add_weight(mc_plan *p, const mc_op *op, mc_str scope)
                                                                       : MOEC_ABI_ROWS,
                          .nr = (uint32_t)mc_attr_int(op, "nr"),
                          .rank = t->rank,
-                         .init = c_string(p, mc_attr_str(op, "init"))};
+                         .init = c_string(p, mc_attr_str(op, "init")),
+                         .experts = mc_attr_int(op, "of")};
     if (w.layout == MOEC_ABI_GRAD) /* frozen here, but not everywhere its function is called (passes/autodiff.c) */
         w.nr = mc_path_matches_any(mc_module_meta(p->module, "train.frozen"), mc_str_of(w.path));
     if (t->rank > 4) {
@@ -297,6 +321,10 @@ static void
 select_op(mc_plan *p, const mc_op *op)
 {
     mc_plan_select_fn *select = p->backend->select[op->opcode];
+    if (mc_plan_is_comm(op)) {
+        mc_plan_select_comm(p, op);
+        return;
+    }
     if (p->backend->fuse && p->backend->fuse(p, op)) return;
     if (select)
         select(p, op);
@@ -456,8 +484,10 @@ mc_plan_build(mc_plan *p, mc_arena *arena, const mc_module *module, const mc_pla
     const mc_func *back;
     size_t n_outputs;
     if (!find_backward(p, model, &back, &n_outputs)) return false;
+    if (!mc_plan_ep(p)) return false;
     lay_symbols(p);
-    bool ok = lay_func(&l, model);
+    bool ok = mc_plan_comm_symbols(p);
+    ok = lay_func(&l, model) && ok;
     if (back) ok = lay_func(&l, back) && ok;
     p->entry = info_of(&l, model)->index;
     p->backward = back ? info_of(&l, back)->index : UINT32_MAX;

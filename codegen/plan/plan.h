@@ -43,6 +43,7 @@ typedef struct mc_plan_backend {
     mc_code refusal;                  /* MC_E0601, MC_E0701 */
     mc_plan_select_fn *const *select; /* MC_N_OPCODES of them; NULL: there is no kernel for the op */
     mc_plan_fuse_fn *fuse;            /* asked before select; NULL: never */
+    bool ranks;                       /* runs models of several ranks */
 } mc_plan_backend;
 
 struct mc_plan_kernel {
@@ -86,6 +87,7 @@ struct mc_plan {
     MC_VEC(const mc_op *) done;      /* ops whose work an earlier launch does */
     uint32_t first_slot;             /* of the function being laid */
     uint32_t entry, batch_sym;
+    const moec_abi_ep *ep;           /* NULL: one rank */
     uint64_t scratch_bytes;          /* CPU: of each thread */
     MC_VEC(moec_abi_expr) scratches; /* GPU: what single launches need, in bytes; they share the greatest */
 

@@ -189,8 +189,10 @@ allocate_results(mc_ref_op *k)
     for (int i = 0; i < k->op->n_results; i++) {
         const mc_type *t = k->op->results[i].type;
         int64_t dims[MC_MAX_RANK];
-        if (!mc_ref_dims(k->ref, k->frame, t, k->op->span, dims)) return false;
         mc_opcode opcode = k->op->opcode;
+        bool sizes = opcode == MC_OP_EP_ROUTE || opcode == MC_OP_EP_GATHER || opcode == MC_OP_EP_MERGE;
+        if (sizes) return true; /* the op says how many rows there are, and allocates them */
+        if (!mc_ref_dims(k->ref, k->frame, t, k->op->span, dims)) return false;
         bool borrows = opcode == MC_OP_WEIGHT || opcode == MC_OP_PACKED || opcode == MC_OP_CALL;
         if (!mc_ref_tensor_init(&k->out[i], mc_ref_held(k->ref, t->dtype), dims, t->rank, borrows ? NULL : k->arena))
             return mc_ref_fail(k, MC_E0319, "result %d of '%s' is too large", i, mc_op_info_of(k->op)->text);

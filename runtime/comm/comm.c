@@ -130,10 +130,25 @@ void
 moec_comm_close(moec_comm *c)
 {
     if (!c) return;
+    mc_comm_attach(c, NULL, NULL);
     bool clean = c->status == MOEC_OK;
     for (int i = 0; i < MC_COMM_REQUESTS; i++) clean = clean && !c->requests[i].busy;
     c->backend->close(c->state, clean);
     free_comm(c);
+}
+
+void
+mc_comm_attach(moec_comm *c, void *thing, void (*end)(void *thing))
+{
+    if (c->attached) c->end_attached(c->attached);
+    c->attached = thing;
+    c->end_attached = end;
+}
+
+void *
+mc_comm_attached(const moec_comm *c)
+{
+    return c->attached;
 }
 
 /* ---- what it is ----------------------------------------------------------------------------------------------- */

@@ -52,6 +52,10 @@ moec_status mc_comm_exchange(moec_comm *c, const mc_exchange *x, mc_fault *error
 moec_status mc_comm_records(moec_comm *c, const char *what, uint32_t n_peers, const uint32_t *peers, const void *send,
                             void *recv, size_t n_bytes, mc_fault *error) MOEC_MUST_USE;
 
+/* One thing that lives as long as the comm, and is ended with it, or by the next one. */
+void mc_comm_attach(moec_comm *c, void *thing, void (*end)(void *thing));
+void *mc_comm_attached(const moec_comm *c); /* NULL: nothing */
+
 /* Breaks the group on purpose, with this message for the others: "rank 2 gave up: out of memory in step 7". */
 void mc_comm_abort(moec_comm *c, const char *why);
 
@@ -76,7 +80,8 @@ typedef struct mc_comm_backend {
     moec_status (*begin)(void *state, uint32_t index, const mc_exchange *x, mc_fault *error);
     /* Whether it is done. The error says what came of which peer; *out_peer then is that peer. */
     moec_status (*test)(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc_fault *error);
-    /* The lowest peer that it still waits for, and for how many bytes: for the message at a deadline. */
+    /* The lowest peer that it still waits for, and for how many bytes from it; 0: it only waits for that peer to take
+     * its own. For the message at a deadline. */
     void (*late)(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes);
     /* Rests until something may have changed, at most that long; NULL: callers poll and yield. */
     void (*rest)(void *state, double seconds);

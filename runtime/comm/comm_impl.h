@@ -33,6 +33,8 @@ struct moec_comm {
     moec_status status;    /* MOEC_OK, or what broke it, in fault */
     mc_fault fault;
     mc_comm_request requests[MC_COMM_REQUESTS];
+    void *attached;
+    void (*end_attached)(void *thing);
     uint32_t *everyone; /* [size] 0, 1, 2, .. */
     /* Of one record at a time; [size] each. */
     mc_comm_run *send, *recv;

@@ -52,8 +52,9 @@ typedef struct group group;
 typedef struct rank {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    atomic_uint events; /* changed under the lock */
-    unsigned seen;      /* events before the last look; the rank's own */
+    atomic_uint events;
+    atomic_bool rests;
+    unsigned seen; /* events before the last look; the rank's own */
     atomic_bool left;
     uint32_t number;
     group *of;
@@ -74,11 +75,14 @@ struct group {
 
 /* ---- waking --------------------------------------------------------------------------------------------------- */
 
+/* Counts the event, then looks whether the rank rests; the rank says that it rests, then looks at the count. Both are
+ * sequentially consistent, so one of the two sees the other. */
 static void
 wake(rank *r)
 {
-    pthread_mutex_lock(&r->lock);
     atomic_fetch_add(&r->events, 1);
+    if (!atomic_load(&r->rests)) return;
+    pthread_mutex_lock(&r->lock);
     pthread_cond_signal(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }
@@ -104,7 +108,9 @@ rest(void *state, double seconds)
         t.tv_sec++;
     }
     pthread_mutex_lock(&r->lock);
+    atomic_store(&r->rests, true);
     while (atomic_load(&r->events) == r->seen && pthread_cond_timedwait(&r->changed, &r->lock, &t) == 0) continue;
+    atomic_store(&r->rests, false);
     pthread_mutex_unlock(&r->lock);
 }
 

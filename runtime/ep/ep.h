@@ -11,8 +11,8 @@
  *   return_rows  y [Y, w]  -> [A, w]   the way back of send_rows: exactly the rows that were computed
  *   reduce       y [X, w]  -> [T, w]   one row for each received row, added up in ascending rank
  *
- * Received assignments are sorted by local slot, then source rank, then token; received rows by source rank, then token:
- * never by arrival. Ranks may have different T, 0 too. Ids of a rank's peers are positions in the group.
+ * Received assignments are sorted by local slot, then source rank, then token; received rows by source rank, then
+ * token: never by arrival. Ranks may have different T, 0 too. Ids of a rank's peers are positions in the group.
  *
  * Errors of all of them: those of comm.h; MISMATCH when counts that a peer announces cannot be (negative, beyond the
  * bounds: which peer, what, the bound). */
@@ -21,11 +21,11 @@
 
 #include "runtime/comm/comm.h"
 
-typedef enum mc_ep_way { /* how rows travel */
-    MC_EP_EXPERT = 0,    /* a row for every assignment: X = Y */
-    MC_EP_RANK = 1,      /* a row for each (token, rank) */
-    MC_EP_NODE = 2       /* between nodes a row for each (token, node), to the rank of the same number there, which passes
-                            it on; results as MC_EP_RANK */
+typedef enum mc_ep_way {                   /* how rows travel */
+                         MC_EP_EXPERT = 0, /* a row for every assignment: X = Y */
+                         MC_EP_RANK = 1,   /* a row for each (token, rank) */
+                         MC_EP_NODE = 2    /* between nodes a row for each (token, node), to the rank of the same number
+                                              there, which passes    it on; results as MC_EP_RANK */
 } mc_ep_way;
 
 typedef struct mc_ep_options {
@@ -42,7 +42,7 @@ typedef struct mc_ep_options {
 typedef struct mc_ep mc_ep;
 
 moec_status mc_ep_create(const mc_ep_options *options, mc_ep **out, mc_fault *error) MOEC_MUST_USE;
-void mc_ep_destroy(mc_ep *ep); /* NULL is allowed */
+void mc_ep_destroy(mc_ep *ep);       /* NULL is allowed */
 size_t mc_ep_bytes(const mc_ep *ep); /* that it has reserved */
 
 /* The lists of one dispatch: arrays of the caller's. */
@@ -52,55 +52,59 @@ typedef struct mc_ep_lists {
     int32_t *order;       /* [Y] where each stands on the wire: sorted by source rank, then the source's `sent` */
     int32_t *sent;        /* [A] own assignments, grouped by owner, ascending in each group */
     int32_t *sent_tokens; /* [A] tokens of own rows, grouped by owner, ascending in each group; the rest unused */
-    int32_t *counts;      /* [4, R]: assignments sent, rows sent, assignments received, rows received, of each rank */
+    int32_t *counts; /* [MC_EP_COUNTS, R]: assignments sent, rows sent, assignments received, rows received, of each
+                        rank; then two rows of what MC_EP_NODE passes on (ep_state.h), zeros otherwise */
 } mc_ep_lists;
 
+enum { MC_EP_COUNTS = 6 };
+
 /* slots [R * L]: the expert in each slot of each rank, -1: none; NULL: expert e is slot e mod L of rank e / L. An
- * expert in several slots: a token goes to the one of its own rank, else node, else number (token mod copies) of them.
- * *out_x, *out_y: rows and assignments received. */
+ * expert in several slots: a token goes to one on its own rank, else node, else any: number (token mod copies) of
+ * those. At most 65536 slots and experts where slots are given. *out_x, *out_y: rows and assignments received. */
 moec_status mc_ep_route(mc_ep *ep, mc_ep_way way, const int32_t *slots, int64_t n_experts, int64_t n_slots,
                         const int32_t *offsets, const int32_t *tokens, int64_t n_tokens, const mc_ep_lists *lists,
                         int64_t *out_x, int64_t *out_y, mc_fault *error) MOEC_MUST_USE;
 
-/* Elements of a row, as they lie (dtype) and as they travel (wire): equal, or bf16 or f8e4m3 for f32. f8e4m3 is scaled by
- * max|x| / 448 of each run of 128 elements, an f32 that travels with it. */
+/* Elements of a row, as they lie (dtype) and as they travel (wire): equal, or bf16 or f8e4m3 for f32. f8e4m3 is scaled
+ * by max|x| / 448 of each run of 128 elements (of the finite ones; infinities become NaN), an f32 that travels with it.
+ * Rows that stay on their rank are rounded just as well: results do not depend on where a token is. */
 typedef struct mc_ep_row {
     int64_t width;
     moec_dtype dtype, wire;
 } mc_ep_row;
 
-/* One operation may be under way at a time: begun by *_begin, ended by mc_ep_wait. What it reads may change after begin
- * returned; what it writes is complete after wait. */
+/* One operation may be under way at a time: begun by *_begin, ended by mc_ep_wait. What it reads, lists too, may change
+ * after begin returned; what it writes is complete after wait. Routes, gathers and merges may come in between. */
 moec_status mc_ep_send_begin(mc_ep *ep, mc_ep_way way, const mc_ep_lists *lists, mc_ep_row row, const void *x,
                              void *out, mc_fault *error) MOEC_MUST_USE;
 moec_status mc_ep_send_rows_begin(mc_ep *ep, const mc_ep_lists *lists, mc_ep_row row, const void *v, void *out,
                                   mc_fault *error) MOEC_MUST_USE;
 moec_status mc_ep_return_rows_begin(mc_ep *ep, const mc_ep_lists *lists, mc_ep_row row, const void *y, void *out,
                                     mc_fault *error) MOEC_MUST_USE;
-/* f32. Adds in ascending rank, by node: first the ranks of a node, in the node, then the nodes. out: every one of the
- * n_tokens rows; zero for a token that was not sent. */
+/* f32. Adds in ascending rank (a chain from the first one's value); MC_EP_NODE: first the ranks of a node, in the node,
+ * then the nodes. out: every one of the n_tokens rows; zero for a token that was not sent. */
 moec_status mc_ep_reduce_begin(mc_ep *ep, mc_ep_way way, const mc_ep_lists *lists, mc_ep_row row, const void *y,
                                int64_t n_tokens, void *out, mc_fault *error) MOEC_MUST_USE;
 moec_status mc_ep_wait(mc_ep *ep, mc_fault *error) MOEC_MUST_USE;
 /* Gives messages a chance while something else is computed. */
 void mc_ep_progress(mc_ep *ep);
 
-/* Elements n of this rank (of row_bytes each) on every rank, in rank order; *out_n: how many there are of all, *out_own:
- * where this rank's begin. The most of all together: limit. Used on whole worlds and on replicas (any ascending list
- * with `me` in it). */
+/* Elements n of this rank (of row_bytes each) on every rank, in rank order; *out_n: how many there are of all,
+ * *out_own: where this rank's begin. The most of all together: limit. Used on whole worlds and on replicas (any
+ * ascending list with `me` in it). */
 typedef struct mc_ep_group {
     const uint32_t *ranks;
     uint32_t n_ranks, me;
 } mc_ep_group;
 moec_status mc_ep_gather(moec_comm *comm, const mc_ep_group *group, const void *x, int64_t n, int64_t row_bytes,
                          int64_t limit, void *out, int64_t *out_n, int64_t *out_own, mc_fault *error) MOEC_MUST_USE;
-/* x [Y, w] sorted by slot with offsets [L + 1], of each rank of the group -> all of them, sorted by slot, then rank, with
- * out_offsets. limit: rows that fit in out. */
+/* x [Y, w] sorted by slot with offsets [L + 1], of each rank of the group -> all of them, sorted by slot, then rank,
+ * with out_offsets. limit: rows that fit in out. */
 moec_status mc_ep_merge(moec_comm *comm, const mc_ep_group *group, int64_t n_slots, const int32_t *offsets,
                         const void *x, int64_t row_bytes, int64_t limit, void *out, int32_t *out_offsets,
                         int64_t *out_n, mc_fault *error) MOEC_MUST_USE;
-/* x [n] f32 of every rank added in ascending rank (a chain from rank 0's value), the same bits on all of them. Memory for
- * the way: scratch of n f32. */
+/* x [n] f32 of every rank added in ascending rank (a chain from rank 0's value), the same bits on all of them. Memory
+ * for the way: scratch of n f32. */
 moec_status mc_ep_all_reduce(moec_comm *comm, const mc_ep_group *group, float *x, int64_t n, float *scratch,
                              mc_fault *error) MOEC_MUST_USE;
 

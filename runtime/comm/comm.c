@@ -89,7 +89,7 @@ find_backend(const char *name, const mc_comm_backend **out, mc_fault *error)
     static const struct {
         const char *name;
         const mc_comm_backend *backend;
-    } known[] = {{"local", &mc_comm_local}};
+    } known[] = {{"local", &mc_comm_local}, {"nccl", &mc_comm_nccl}};
     if (!name) name = launched() ? "mpi" : "local";
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(name, known[i].name) == 0) {

@@ -6,6 +6,7 @@
 #ifndef MC_TESTS_GPU_FAKE_H
 #define MC_TESTS_GPU_FAKE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct fake_stats {
@@ -16,5 +17,11 @@ typedef struct fake_stats {
 } fake_stats;
 
 typedef void fake_stats_fn(fake_stats *out);
+
+/* Work of another library on a stream (CUstream), which gives a CUresult: found as "fake_cuda_enqueue". `done` is
+ * asked, in whatever thread, until it says true; what follows on the stream waits for that. It may touch the device's
+ * memory and must not call the driver. */
+typedef bool fake_done_fn(void *argument);
+typedef int fake_enqueue_fn(void *stream, fake_done_fn *done, void *argument);
 
 #endif

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define PUBLIC __attribute__((visibility("default")))
 
@@ -131,6 +132,15 @@ fake_leave(CUresult result)
 {
     pthread_mutex_unlock(&lock);
     return result;
+}
+
+void
+fake_pause(void)
+{
+    static const struct timespec moment = {0, 100000};
+    pthread_mutex_unlock(&lock);
+    nanosleep(&moment, NULL);
+    pthread_mutex_lock(&lock);
 }
 
 static const struct {

@@ -16,7 +16,7 @@ enum {
     FAKE_INVALID_CONTEXT = 201,
     FAKE_INVALID_HANDLE = 400,
     FAKE_NOT_FOUND = 500,
-    FAKE_NOT_READY = 600,
+    FAKE_NOT_READY = CUDA_ERROR_NOT_READY,
     FAKE_TOO_MANY_RESOURCES = 701,
     FAKE_CAPTURE_UNSUPPORTED = 900,
     FAKE_CAPTURE_INVALIDATED = 901,
@@ -41,6 +41,7 @@ extern fake_stats fake_now;
 /* The number of the call's result; the lock is held when it is CUDA_SUCCESS. */
 CUresult fake_enter(const char *function, bool needs_context);
 CUresult fake_leave(CUresult result);
+void fake_pause(void); /* lets other threads in for a moment */
 #define ENTER(needs_context)                                                                                           \
     CUresult entered = fake_enter(__func__, needs_context);                                                            \
     if (entered != CUDA_SUCCESS) return entered
@@ -66,7 +67,7 @@ void fake_close_memory(void);
 
 /* Work (fake_stream.c). */
 typedef struct fake_work {
-    enum { FAKE_COPY, FAKE_SET, FAKE_LAUNCH, FAKE_GRAPH, FAKE_RECORD, FAKE_WAIT } kind;
+    enum { FAKE_COPY, FAKE_SET, FAKE_LAUNCH, FAKE_GRAPH, FAKE_RECORD, FAKE_WAIT, FAKE_FOREIGN } kind;
     uint64_t to, from; /* COPY, SET: addresses */
     size_t n;          /* bytes; elements of SET */
     unsigned value, element;
@@ -76,6 +77,8 @@ typedef struct fake_work {
     CUgraphExec graph;
     CUevent event;
     uint64_t mark; /* RECORD, WAIT: which record of the event */
+    fake_done_fn *done;
+    void *argument; /* FOREIGN */
 } fake_work;
 
 /* Appends work to a stream (or to what it captures); takes over work.kept. */

@@ -105,7 +105,8 @@ set(CUcontext c, const fake_work *w)
     for (size_t i = 0; i < w->n; i++) memcpy(to + i * w->element, &w->value, w->element); /* little-endian */
 }
 
-static void
+/* How far it came: work of another library may have to wait. */
+static size_t
 work_off(CUcontext c, const queue *q)
 {
     for (size_t i = 0; i < q->n && c->lost == CUDA_SUCCESS; i++) {
@@ -122,10 +123,15 @@ work_off(CUcontext c, const queue *q)
             break;
         case FAKE_WAIT:
             if (w->event->done < w->mark) finish(w->event->stream);
+            if (w->event->done < w->mark) return i;
+            break;
+        case FAKE_FOREIGN:
+            if (!w->done(w->argument)) return i;
             break;
         }
         if (r != CUDA_SUCCESS) fake_lose(c, r, "the context is lost");
     }
+    return q->n;
 }
 
 static void
@@ -136,10 +142,16 @@ finish(CUstream s)
     s->work = (queue){0};
     s->running = true;
     fake_open_memory();
-    work_off(s->context, &q);
+    size_t done = work_off(s->context, &q);
     fake_close_memory();
     s->running = false;
-    empty(&q);
+    for (size_t i = 0; i < done; i++) free(q.items[i].kept);
+    q.n -= done;
+    memmove(q.items, q.items + done, q.n * sizeof *q.items);
+    if (q.n)
+        s->work = q;
+    else
+        free(q.items);
 }
 
 void
@@ -200,6 +212,16 @@ fake_append(CUstream handle, fake_work w)
     return CUDA_SUCCESS;
 }
 
+__attribute__((visibility("default"))) fake_enqueue_fn fake_cuda_enqueue;
+
+int
+fake_cuda_enqueue(void *stream, fake_done_fn *done, void *argument)
+{
+    ENTER(true);
+    if (fake_is_capturing()) LEAVE(fake_spoil_capture());
+    LEAVE(fake_append(stream, (fake_work){.kind = FAKE_FOREIGN, .done = done, .argument = argument}));
+}
+
 /* ---- streams -------------------------------------------------------------------------------------------------------
  */
 
@@ -226,6 +248,7 @@ cuStreamDestroy(CUstream stream)
         if (*at != stream) continue;
         *at = stream->next;
         finish(stream);
+        empty(&stream->work);
         if (stream->captured) empty(&stream->captured->work);
         free(stream->captured);
         free(stream);
@@ -247,7 +270,7 @@ cuStreamSynchronize(CUstream stream)
     }
     CUresult r = order_with_legacy(s);
     if (r != CUDA_SUCCESS) LEAVE(r);
-    finish(s);
+    for (finish(s); s->work.n && s->context->lost == CUDA_SUCCESS; finish(s)) fake_pause();
     fake_now.synchronizations++;
     LEAVE(fake_context()->lost);
 }
@@ -300,6 +323,15 @@ cuEventRecord(CUevent event, CUstream stream)
     event->stream = s;
     event->recorded++;
     LEAVE(fake_append(stream, (fake_work){.kind = FAKE_RECORD, .event = event, .mark = event->recorded}));
+}
+
+CUresult
+cuEventQuery(CUevent event)
+{
+    ENTER(true);
+    if (!event) LEAVE(FAKE_INVALID_HANDLE);
+    if (event->done < event->recorded) finish(event->stream);
+    LEAVE(event->done < event->recorded ? FAKE_NOT_READY : fake_context()->lost);
 }
 
 CUresult

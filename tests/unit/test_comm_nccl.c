@@ -1,0 +1,753 @@
+/* The NCCL backend of comm on a fake NCCL and a fake driver, with threads for ranks: exchanges of all sizes, and what
+ * goes wrong with ranks, libraries and files. */
+#define _GNU_SOURCE
+#include "moec/comm.h"
+#include "moec/gpu.h"
+#include "runtime/base/clock.h"
+#include "runtime/base/file.h"
+#include "runtime/comm/comm_impl.h"
+#include "runtime/gpu/gpu_device.h"
+#include "tests/gpu/fake.h"
+#include "tests/gpu/fake_nccl.h"
+
+#include <check.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MAX_RANKS = 8, MAX_BYTES = 4000, TEXT = 1024 };
+
+/* ---- ranks as threads ------------------------------------------------------------------------------------------- */
+
+typedef struct job {
+    pthread_t thread;
+    uint32_t rank, size;
+    uint32_t told_size;       /* another one for this rank; 0: size */
+    double deadline, joining; /* joining: 0: long */
+    moec_status (*play)(moec_comm *comm, struct job *j);
+    moec_gpu *gpu;
+    moec_status status;
+    char text[TEXT];
+    double seconds; /* that play took */
+    uint32_t per_node;
+    char backend[64];
+    pthread_barrier_t *all; /* reached by everybody when play is over */
+} job;
+
+static char folder[64], meeting[80];
+
+static void
+env(const char *name, const char *value)
+{
+    ck_assert_int_eq(setenv(name, value, 1), 0);
+}
+
+static void *
+run_rank(void *argument)
+{
+    job *j = argument;
+    moec_error error = {0};
+    moec_comm *comm = NULL;
+    moec_comm_options o = {.backend = "nccl",
+                           .rank = j->rank,
+                           .size = j->told_size ? j->told_size : j->size,
+                           .deadline_seconds = j->joining ? j->joining : 30,
+                           .rendezvous = meeting};
+    double begin = mc_seconds();
+    j->status = moec_gpu_open(0, &j->gpu, &error);
+    o.gpu = j->gpu;
+    if (j->status == MOEC_OK) j->status = moec_comm_open(&o, &comm, &error);
+    snprintf(j->text, sizeof j->text, "%s", error.text);
+    if (comm) {
+        comm->deadline = j->deadline;
+        j->per_node = moec_comm_ranks_per_node(comm);
+        snprintf(j->backend, sizeof j->backend, "%s", moec_comm_backend(comm));
+        begin = mc_seconds();
+        j->status = j->play(comm, j);
+    }
+    j->seconds = mc_seconds() - begin;
+    if (j->all) pthread_barrier_wait(j->all);
+    moec_comm_close(comm);
+    moec_gpu_close(j->gpu);
+    return NULL;
+}
+
+/* Says why in j->text. */
+static moec_status
+fault(job *j, moec_status s, const char *text)
+{
+    snprintf(j->text, sizeof j->text, "%s", text);
+    return s;
+}
+
+static fake_nccl_numbers
+nccl_now(void)
+{
+    fake_nccl_numbers n;
+    fake_nccl_stats_fn *get = NULL;
+    void *library = dlopen(FAKE_NCCL, RTLD_NOW);
+    ck_assert_ptr_nonnull(library);
+    void *address = dlsym(library, "fake_nccl_stats");
+    memcpy(&get, &address, sizeof get);
+    get(&n);
+    return n;
+}
+
+static fake_stats
+cuda_now(void)
+{
+    fake_stats s;
+    fake_stats_fn *get = NULL;
+    void *library = dlopen(FAKE_CUDA, RTLD_NOW);
+    ck_assert_ptr_nonnull(library);
+    void *address = dlsym(library, "fake_cuda_stats");
+    memcpy(&get, &address, sizeof get);
+    get(&s);
+    return s;
+}
+
+static void
+nothing_left(void)
+{
+    fake_nccl_numbers n = nccl_now();
+    fake_stats s = cuda_now();
+    char path[100];
+    ck_assert_uint_eq(n.comms + n.cliques + n.groups_alive, 0);
+    ck_assert_uint_eq(s.device_blocks + s.host_blocks + s.streams + s.events + s.contexts, 0);
+    ck_assert_msg(!mc_file_exists(meeting), "the rendezvous file is left");
+    for (int r = 0; r < MAX_RANKS; r++) {
+        snprintf(path, sizeof path, "%s.%d", meeting, r);
+        ck_assert_msg(!mc_file_exists(path), "%s is left", path);
+    }
+}
+
+/* All ranks play; jobs[r] says how it went. Those with told_size or a play of their own keep it. */
+static void
+run(job *jobs, uint32_t n, double deadline, moec_status (*play)(moec_comm *, job *))
+{
+    pthread_barrier_t all;
+    pthread_barrier_init(&all, NULL, n);
+    for (uint32_t r = 0; r < n; r++) {
+        jobs[r].rank = r;
+        jobs[r].size = n;
+        jobs[r].deadline = deadline;
+        jobs[r].all = &all;
+        if (!jobs[r].play) jobs[r].play = play;
+        ck_assert_int_eq(pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]), 0);
+    }
+    for (uint32_t r = 0; r < n; r++) pthread_join(jobs[r].thread, NULL);
+    pthread_barrier_destroy(&all);
+}
+
+static void
+all_well(const job *jobs, uint32_t n)
+{
+    for (uint32_t r = 0; r < n; r++)
+        ck_assert_msg(jobs[r].status == MOEC_OK, "rank %u: %s: %s", r, moec_status_name(jobs[r].status), jobs[r].text);
+    nothing_left();
+}
+
+/* ---- exchanges -------------------------------------------------------------------------------------------------- */
+
+static uint32_t
+mix(uint32_t a, uint32_t b, uint32_t c)
+{
+    uint32_t h = a * 0x9E3779B1u ^ b * 0x85EBCA77u ^ c * 0xC2B2AE3Du;
+    h ^= h >> 15;
+    h *= 0x2C1B3C6Du;
+    return h ^ h >> 13;
+}
+
+/* Bytes from one rank to another in a round: often none, sometimes few, sometimes many. */
+static size_t
+bytes_of(uint32_t round, uint32_t from, uint32_t to)
+{
+    uint32_t h = mix(round, from, to);
+    return h % 3 == 0 ? 0 : h % 3 == 1 ? h / 3 % 20 : h / 3 % MAX_BYTES;
+}
+
+static unsigned char
+byte_of(uint32_t round, uint32_t from, uint32_t to, size_t i)
+{
+    return (unsigned char)mix(round, from * 64 + to, (uint32_t)i);
+}
+
+typedef struct round_memory {
+    unsigned char out[MAX_RANKS][MAX_BYTES], in[MAX_RANKS][MAX_BYTES];
+    mc_comm_run send[MAX_RANKS], recv[MAX_RANKS];
+    uint32_t peers[MAX_RANKS], n_peers, number;
+    mc_comm_request *request;
+} round_memory;
+
+static moec_status
+begin_round(moec_comm *comm, round_memory *m, uint32_t number, uint32_t members, mc_fault *e)
+{
+    uint32_t me = moec_comm_rank(comm);
+    m->number = number;
+    m->n_peers = 0;
+    for (uint32_t p = 0; p < moec_comm_size(comm); p++)
+        if (members >> p & 1) m->peers[m->n_peers++] = p;
+    for (uint32_t i = 0; i < m->n_peers; i++) {
+        uint32_t p = m->peers[i];
+        m->send[i] = (mc_comm_run){m->out[i], bytes_of(number, me, p)};
+        m->recv[i] = (mc_comm_run){m->in[i], bytes_of(number, p, me)};
+        for (size_t b = 0; b < m->send[i].n_bytes; b++) m->out[i][b] = byte_of(number, me, p, b);
+        memset(m->in[i], 0, sizeof m->in[i]);
+    }
+    mc_exchange x = {"rows", m->n_peers, m->peers, m->send, m->recv};
+    return mc_comm_begin(comm, &x, &m->request, e);
+}
+
+static moec_status
+end_round(moec_comm *comm, round_memory *m, mc_fault *e)
+{
+    uint32_t me = moec_comm_rank(comm);
+    moec_status s = mc_comm_wait(comm, m->request, e);
+    for (uint32_t i = 0; i < m->n_peers && s == MOEC_OK; i++)
+        for (size_t b = 0; b < m->recv[i].n_bytes; b++)
+            if (m->in[i][b] != byte_of(m->number, m->peers[i], me, b))
+                return mc_fail(e, MOEC_ERR_INTERNAL, "round %u: byte %zu from rank %u is wrong", m->number, b,
+                               m->peers[i]);
+    return s;
+}
+
+enum { ROUNDS = 24, AT_ONCE = 3 };
+
+/* Rounds of all ranks and of subsets, up to three under way at once, ended in another order than begun. */
+static moec_status
+play_rounds(moec_comm *comm, job *j)
+{
+    round_memory *m = calloc(AT_ONCE, sizeof *m);
+    mc_fault e = {{0}};
+    moec_status s = m ? MOEC_OK : MOEC_ERR_MEMORY;
+    for (uint32_t round = 0; round < ROUNDS && s == MOEC_OK; round += AT_ONCE) {
+        bool begun[AT_ONCE] = {0};
+        for (uint32_t i = 0; i < AT_ONCE && s == MOEC_OK; i++) {
+            uint32_t members = (round + i) % 4 == 3 ? mix(round, i, 9) : UINT32_MAX;
+            begun[i] = members >> j->rank & 1;
+            if (begun[i]) s = begin_round(comm, &m[i], round + i, members, &e);
+        }
+        for (uint32_t i = AT_ONCE; i-- > 0 && s == MOEC_OK;)
+            if (begun[i]) s = end_round(comm, &m[i], &e);
+    }
+    free(m);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+static moec_status
+play_records(moec_comm *comm, job *j)
+{
+    static const char text[] = "what rank 1 knows";
+    char heard[sizeof text] = {0};
+    uint32_t mine[2] = {j->rank, 7 * j->rank}, theirs[MAX_RANKS][2], to[MAX_RANKS][2], from[MAX_RANKS][2];
+    uint32_t everyone[MAX_RANKS];
+    moec_error error = {0};
+    mc_fault e = {{0}};
+    if (j->rank == 1) memcpy(heard, text, sizeof text);
+    moec_status s = moec_comm_broadcast(comm, 1, heard, sizeof heard, &error);
+    if (s != MOEC_OK || strcmp(heard, text) != 0) return fault(j, s ? s : MOEC_ERR_INTERNAL, error.text);
+    s = moec_comm_gather(comm, mine, sizeof mine, theirs, &error);
+    if (s != MOEC_OK) return fault(j, s, error.text);
+    for (uint32_t r = 0; r < j->size; r++) {
+        if (theirs[r][0] != r || theirs[r][1] != 7 * r) return fault(j, MOEC_ERR_INTERNAL, "gather");
+        everyone[r] = r;
+        to[r][0] = 100 * j->rank + r;
+        to[r][1] = r;
+    }
+    mc_comm_identify(comm, 42, 1);
+    mc_comm_at_step(comm, 3);
+    s = mc_comm_records(comm, "counts", j->size, everyone, to, from, sizeof *to, &e);
+    if (s != MOEC_OK) return fault(j, s, e.text);
+    for (uint32_t r = 0; r < j->size; r++)
+        if (from[r][0] != 100 * r + j->rank || from[r][1] != j->rank) return fault(j, MOEC_ERR_INTERNAL, "records");
+    return MOEC_OK;
+}
+
+static const struct {
+    uint32_t n;
+    const char *slow, *lazy, *delay;
+} ways[] = {{1, "2", "0", "0"}, {2, "2", "0", "0"}, {2, "0", "0", "0"}, {3, "1", "0", "2"},
+            {4, "2", "1", "0"}, {4, "5", "0", "1"}, {8, "2", "0", "0"}, {8, "0", "1", "0"}};
+
+START_TEST(exchanges)
+{
+    job jobs[MAX_RANKS] = {0};
+    uint32_t n = ways[_i].n;
+    env("MOEC_FAKE_NCCL_SLOW", ways[_i].slow);
+    env("MOEC_FAKE_LAZY", ways[_i].lazy);
+    env("MOEC_FAKE_NCCL_DELAY", ways[_i].delay);
+    run(jobs, n, 30, play_rounds);
+    all_well(jobs, n);
+    for (uint32_t r = 0; r < n; r++) {
+        ck_assert_uint_eq(jobs[r].per_node, n);
+        ck_assert_str_eq(jobs[r].backend, "nccl (2.28.9)");
+    }
+    /* Each pair's messages that have bytes, and no others. */
+    uint64_t messages = 0, bytes = 0;
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        uint32_t members = round % 4 == 3 ? mix(round / AT_ONCE * AT_ONCE, round % AT_ONCE, 9) : UINT32_MAX;
+        for (uint32_t a = 0; a < n; a++)
+            for (uint32_t b = 0; b < n; b++) {
+                if (a == b || !(members >> a & 1) || !(members >> b & 1)) continue;
+                messages += bytes_of(round, a, b) != 0;
+                bytes += bytes_of(round, a, b);
+            }
+    }
+    ck_assert_uint_eq(nccl_now().messages, messages);
+    ck_assert_uint_eq(nccl_now().bytes, bytes);
+}
+END_TEST
+
+START_TEST(records)
+{
+    job jobs[MAX_RANKS] = {0};
+    uint32_t n = (uint32_t)_i;
+    run(jobs, n, 30, play_records);
+    all_well(jobs, n);
+}
+END_TEST
+
+/* Growing exchanges while a small one is under way, whose copies must stay where they are. */
+static moec_status
+play_growth(moec_comm *comm, job *j)
+{
+    enum { MOST = 1 << 20 };
+    unsigned char *out = malloc(MOST), *in = malloc(MOST);
+    uint32_t peer = !j->rank, small_out = 5 + j->rank, small_in = 0;
+    mc_comm_run s1 = {&small_out, sizeof small_out}, r1 = {&small_in, sizeof small_in};
+    mc_exchange one = {"small", 1, &peer, &s1, &r1};
+    mc_comm_request *request;
+    mc_fault e = {{0}};
+    moec_status s = out && in ? MOEC_OK : MOEC_ERR_MEMORY;
+    for (size_t n = 1000; n <= MOST && s == MOEC_OK; n *= 4) {
+        mc_comm_run s2 = {out, n + j->rank}, r2 = {in, n + peer};
+        mc_exchange two = {"large", 1, &peer, &s2, &r2};
+        memset(out, (int)(n / 1000 + j->rank), n + 1);
+        s = mc_comm_begin(comm, &one, &request, &e);
+        if (s == MOEC_OK) s = mc_comm_exchange(comm, &two, &e);
+        if (s == MOEC_OK) s = mc_comm_wait(comm, request, &e);
+        if (s == MOEC_OK &&
+            (in[0] != (unsigned char)(n / 1000 + peer) || in[n + peer - 1] != in[0] || small_in != 5 + peer))
+            s = mc_fail(&e, MOEC_ERR_INTERNAL, "wrong bytes at %zu", n);
+    }
+    free(out);
+    free(in);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(growth)
+{
+    job jobs[2] = {0};
+    run(jobs, 2, 30, play_growth);
+    all_well(jobs, 2);
+}
+END_TEST
+
+/* Sends from the device to the processor and the other way round, its own run too. */
+static moec_status
+play_device(moec_comm *comm, job *j)
+{
+    enum { N = 300 };
+    const mc_cuda *cuda = j->gpu->cuda;
+    CUdeviceptr at = 0;
+    unsigned char host[N], in[4][N];
+    mc_comm_run send[4], recv[4];
+    uint32_t peers[4] = {0, 1, 2, 3};
+    mc_fault e = {{0}};
+    moec_status s = mc_gpu_enter(j->gpu, &e);
+    if (s == MOEC_OK) s = mc_gpu_alloc(j->gpu, 5 * N, "a test", &at, &e);
+    memset(host, (int)j->rank + 1, sizeof host);
+    if (s == MOEC_OK) s = MC_CUDA(cuda, &e, cuMemcpyHtoDAsync, at, host, N, NULL);
+    for (uint32_t p = 0; p < 4; p++) { /* even ranks receive on the device */
+        send[p] = (mc_comm_run){mc_gpu_pointer(at), N};
+        recv[p] = (mc_comm_run){j->rank % 2 ? in[p] : mc_gpu_pointer(at + (p + 1) * (CUdeviceptr)N), N};
+    }
+    mc_exchange x = {"rows", 4, peers, send, recv};
+    if (s == MOEC_OK) s = mc_comm_exchange(comm, &x, &e);
+    if (s == MOEC_OK && j->rank % 2 == 0) {
+        s = MC_CUDA(cuda, &e, cuMemcpyDtoHAsync, in, at + N, 4 * N, NULL);
+        if (s == MOEC_OK) s = MC_CUDA(cuda, &e, cuStreamSynchronize, NULL);
+    }
+    for (uint32_t p = 0; p < 4 && s == MOEC_OK; p++)
+        if (in[p][0] != p + 1 || in[p][N - 1] != p + 1)
+            s = mc_fail(&e, MOEC_ERR_INTERNAL, "wrong bytes from rank %u: %d", p, in[p][0]);
+    cuda->cuMemFree(at);
+    mc_gpu_leave(j->gpu);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(device_memory)
+{
+    job jobs[4] = {0};
+    run(jobs, 4, 30, play_device);
+    all_well(jobs, 4);
+}
+END_TEST
+
+/* ---- ranks that fail -------------------------------------------------------------------------------------------- */
+
+static moec_status
+play_silent(moec_comm *comm, job *j)
+{
+    (void)comm;
+    (void)j;
+    return MOEC_OK;
+}
+
+/* A round in which everybody sends everybody 100 bytes. */
+static moec_status
+play_hundred(moec_comm *comm, job *j)
+{
+    unsigned char out[100], in[MAX_RANKS][100];
+    mc_comm_run send[MAX_RANKS], recv[MAX_RANKS];
+    uint32_t peers[MAX_RANKS];
+    mc_fault e = {{0}};
+    memset(out, (int)j->rank, sizeof out);
+    for (uint32_t p = 0; p < j->size; p++) {
+        peers[p] = p;
+        send[p] = (mc_comm_run){out, sizeof out};
+        recv[p] = (mc_comm_run){in[p], sizeof in[p]};
+    }
+    mc_exchange x = {"rows", j->size, peers, send, recv};
+    mc_comm_at_step(comm, 12);
+    moec_status s = mc_comm_exchange(comm, &x, &e);
+    if (s != MOEC_OK) { /* and again the same */
+        mc_fault again = {{0}};
+        if (mc_comm_exchange(comm, &x, &again) != s || strcmp(again.text, e.text) != 0)
+            return fault(j, MOEC_ERR_INTERNAL, "the second call says something else");
+    }
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+static void
+says(const job *j, moec_status status, const char *part)
+{
+    ck_assert_msg(j->status == status && strstr(j->text, part), "rank %u: %s: \"%s\" does not say \"%s\"", j->rank,
+                  moec_status_name(j->status), j->text, part);
+}
+
+/* The message names the rank that is silent, not just any. */
+START_TEST(a_silent_rank)
+{
+    job jobs[4] = {0};
+    uint32_t silent = (uint32_t)_i;
+    char part[80];
+    jobs[silent].play = play_silent;
+    run(jobs, 4, 0.4, play_hundred);
+    snprintf(part, sizeof part, "for 100 bytes from rank %u in step 12", silent);
+    for (uint32_t r = 0; r < 4; r++) {
+        if (r == silent) continue;
+        says(&jobs[r], MOEC_ERR_COMM, part);
+        ck_assert_double_lt(jobs[r].seconds, 1.4);
+    }
+    nothing_left();
+}
+END_TEST
+
+START_TEST(a_rank_that_hangs_on_the_device)
+{
+    job jobs[3] = {0};
+    env("MOEC_FAKE_NCCL_HANG", "1:1");
+    run(jobs, 3, 0.4, play_hundred);
+    says(&jobs[0], MOEC_ERR_COMM, "bytes from rank 1 in step 12");
+    says(&jobs[2], MOEC_ERR_COMM, "bytes from rank 1 in step 12");
+    ck_assert_int_eq(jobs[1].status, MOEC_ERR_COMM);
+    nothing_left();
+}
+END_TEST
+
+START_TEST(an_asynchronous_error)
+{
+    job jobs[3] = {0};
+    env("MOEC_FAKE_NCCL_ASYNC", "1:1:2");
+    env("MOEC_FAKE_NCCL_NETWORK", "1");
+    run(jobs, 3, 20, play_hundred);
+    says(&jobs[1], MOEC_ERR_COMM, "unhandled system error (2): told to fail in group 1");
+    for (uint32_t r = 0; r < 3; r++) ck_assert_double_lt(jobs[r].seconds, 5);
+    ck_assert(jobs[0].status == MOEC_ERR_COMM && strstr(jobs[0].text, "closed the connection"));
+    ck_assert(jobs[2].status == MOEC_ERR_COMM && strstr(jobs[2].text, "closed the connection"));
+    nothing_left();
+}
+END_TEST
+
+/* The real one hangs; the layers above check sizes before. */
+static moec_status
+play_mismatch(moec_comm *comm, job *j)
+{
+    unsigned char out[2000] = {0}, in[2000];
+    uint32_t peer = !j->rank;
+    mc_comm_run send = {out, j->rank ? 1504 : 600}, recv = {in, j->rank ? 600 : 1536};
+    mc_exchange x = {"rows", 1, &peer, &send, &recv};
+    mc_fault e = {{0}};
+    moec_status s = mc_comm_exchange(comm, &x, &e);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(sizes_that_differ)
+{
+    job jobs[2] = {0};
+    run(jobs, 2, 20, play_mismatch);
+    says(&jobs[0], MOEC_ERR_COMM, "rank 0: receives 1536 bytes from rank 1, but that sends 1504");
+    ck_assert_int_eq(jobs[1].status, MOEC_ERR_COMM);
+    ck_assert_uint_eq(nccl_now().mismatches, 1);
+    nothing_left();
+}
+END_TEST
+
+static moec_status
+play_own_mismatch(moec_comm *comm, job *j)
+{
+    unsigned char out[8] = {0}, in[8];
+    uint32_t me = j->rank;
+    mc_comm_run send = {out, 8}, recv = {in, 4};
+    mc_exchange x = {"rows", 1, &me, &send, &recv};
+    mc_fault e = {{0}};
+    moec_status s = mc_comm_exchange(comm, &x, &e);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(a_rank_at_odds_with_itself)
+{
+    job jobs[1] = {0};
+    run(jobs, 1, 20, play_own_mismatch);
+    says(&jobs[0], MOEC_ERR_MISMATCH, "sends itself 8 bytes and expects 4");
+    nothing_left();
+}
+END_TEST
+
+/* Whatever NCCL call fails at whatever time: an error on that rank, an end on all, and nothing left. */
+static const char *const functions[] = {
+#define MC_NCCL_FN(type, name, parameters) #name,
+#include "runtime/comm/nccl_api.def"
+#undef MC_NCCL_FN
+};
+enum { N_FUNCTIONS = sizeof functions / sizeof *functions };
+
+static int
+failing_life(void)
+{
+    job jobs[2] = {{.joining = 0.1}, {.joining = 0.1}};
+    run(jobs, 2, 0.1, play_hundred);
+    nothing_left();
+    int failed = 0;
+    for (int r = 0; r < 2; r++) {
+        ck_assert(jobs[r].status == MOEC_OK || jobs[r].text[0]);
+        failed += jobs[r].status != MOEC_OK;
+    }
+    return failed ? 1 : 0;
+}
+
+START_TEST(every_call_may_fail)
+{
+    const char *name = functions[_i];
+    char plan[80];
+    int failures = 0;
+    for (int call = 1; call <= 5; call++) {
+        snprintf(plan, sizeof plan, "%s:%d:3", name, call);
+        pid_t child = fork();
+        if (child == 0) {
+            env("MOEC_FAKE_NCCL_FAIL", plan);
+            _exit(failing_life());
+        }
+        int status = 0;
+        ck_assert_int_eq(waitpid(child, &status, 0), child);
+        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) <= 1, "%s ends the process", plan);
+        failures += WEXITSTATUS(status);
+    }
+    if (strstr(name, "Send") || strstr(name, "Recv") || strstr(name, "Group") || strstr(name, "Init"))
+        ck_assert_int_ge(failures, 2);
+}
+END_TEST
+
+/* ---- meeting ---------------------------------------------------------------------------------------------------- */
+
+START_TEST(somebody_does_not_come)
+{
+    job j[1] = {{.rank = (uint32_t)_i, .size = 2, .joining = 0.2, .play = play_silent}};
+    run_rank(&j[0]);
+    says(&j[0], MOEC_ERR_COMM, _i == 0 ? "rank 1 did not join the group in time" : "rank 0 did not open the group");
+    ck_assert_double_lt(j[0].seconds, 1.2);
+    nothing_left();
+}
+END_TEST
+
+START_TEST(other_sizes)
+{
+    job jobs[2] = {{.joining = 0.3}, {.joining = 0.3, .told_size = 3}};
+    run(jobs, 2, 1, play_silent);
+    says(&jobs[0], MOEC_ERR_COMM, "same size 2");
+    says(&jobs[1], MOEC_ERR_COMM, "same size 3");
+    nothing_left();
+}
+END_TEST
+
+/* Ends a rank like an accident, as soon as it has written its file. */
+static void
+accident(uint32_t rank, const char *file)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        job j = {.rank = rank, .size = 2, .deadline = 30, .play = play_silent};
+        run_rank(&j);
+        _exit(0);
+    }
+    double end = mc_seconds() + 20;
+    while (!mc_file_exists(file) && mc_seconds() < end) usleep(1000);
+    ck_assert(mc_file_exists(file));
+    kill(child, SIGKILL);
+    ck_assert_int_eq(waitpid(child, NULL, 0), child);
+}
+
+/* Both files of an earlier run lie there, the one of rank 0 with an answer to the one of rank 1. */
+START_TEST(files_of_an_earlier_run)
+{
+    char joins[100];
+    job jobs[2] = {0};
+    snprintf(joins, sizeof joins, "%s.1", meeting);
+    accident(1, joins);
+    accident(0, meeting);
+    ck_assert(mc_file_exists(joins));
+    run(jobs, 2, 10, play_rounds);
+    all_well(jobs, 2);
+}
+END_TEST
+
+START_TEST(files_that_are_something_else)
+{
+    char joins[100];
+    job jobs[2] = {0};
+    mc_fault e;
+    snprintf(joins, sizeof joins, "%s.1", meeting);
+    ck_assert_int_eq(mc_file_write(meeting, joins, sizeof joins, 0600, &e), MOEC_OK);
+    ck_assert_int_eq(mc_file_write(joins, meeting, 40, 0600, &e), MOEC_OK);
+    run(jobs, 2, 10, play_rounds);
+    all_well(jobs, 2);
+}
+END_TEST
+
+START_TEST(folders_that_are_not_there)
+{
+    job jobs[2] = {{.joining = 0.3}, {.joining = 0.3}};
+    snprintf(meeting, sizeof meeting, "%s/none/meeting", folder);
+    run(jobs, 2, 1, play_silent);
+    says(&jobs[1], MOEC_ERR_NOT_FOUND, "none/meeting.1");
+    says(&jobs[0], MOEC_ERR_COMM, "rank 1 did not join");
+    nothing_left();
+}
+END_TEST
+
+/* ---- options and libraries -------------------------------------------------------------------------------------- */
+
+static void
+refused(moec_comm_options o, moec_status status, const char *part)
+{
+    moec_comm *comm;
+    moec_error error = {0};
+    o.backend = "nccl";
+    ck_assert_int_eq(moec_comm_open(&o, &comm, &error), status);
+    ck_assert_ptr_null(comm);
+    ck_assert_msg(strstr(error.text, part) != NULL, "\"%s\" does not say \"%s\"", error.text, part);
+}
+
+START_TEST(options)
+{
+    moec_gpu *gpu;
+    moec_error error;
+    ck_assert_int_eq(moec_gpu_open(0, &gpu, &error), MOEC_OK);
+    refused((moec_comm_options){.size = 1}, MOEC_ERR_ARGUMENT, "needs a GPU");
+    refused((moec_comm_options){.gpu = gpu}, MOEC_ERR_ARGUMENT, "a group of 0 ranks");
+    refused((moec_comm_options){.gpu = gpu, .size = 1025}, MOEC_ERR_ARGUMENT, "a group of 1025 ranks");
+    refused((moec_comm_options){.gpu = gpu, .size = 2, .rank = 2}, MOEC_ERR_ARGUMENT, "rank 2 of 2");
+    refused((moec_comm_options){.gpu = gpu, .size = 2}, MOEC_ERR_ARGUMENT, "needs a rendezvous");
+    moec_gpu_close(gpu);
+    nothing_left();
+}
+END_TEST
+
+static const struct {
+    const char *variable, *value;
+    moec_status status;
+    const char *part;
+} libraries[] = {{"MOEC_NCCL", "/nowhere/libnccl.so.2", MOEC_ERR_NOT_FOUND, "/nowhere/libnccl.so.2"},
+                 {"MOEC_NCCL", FAKE_CUDA, MOEC_ERR_MISMATCH, "it has no ncclGetVersion"},
+                 {"MOEC_FAKE_NCCL_VERSION", "21703", MOEC_ERR_MISMATCH, "is NCCL 2.17.3, moec needs 2.18"},
+                 {"MOEC_FAKE_NCCL_VERSION", "2708", MOEC_ERR_MISMATCH, "is NCCL 2.7.8, moec needs 2.18"}};
+
+START_TEST(bad_libraries)
+{
+    moec_gpu *gpu;
+    moec_error error;
+    moec_comm *comm;
+    ck_assert_int_eq(moec_gpu_open(0, &gpu, &error), MOEC_OK);
+    moec_comm_options o = {.backend = "nccl", .gpu = gpu, .size = 1};
+    const char *before = strcmp(libraries[_i].variable, "MOEC_NCCL") == 0 ? FAKE_NCCL : "22809";
+    env(libraries[_i].variable, libraries[_i].value);
+    refused(o, libraries[_i].status, libraries[_i].part);
+    env(libraries[_i].variable, before); /* a failure is not remembered */
+    ck_assert_int_eq(moec_comm_open(&o, &comm, &error), MOEC_OK);
+    moec_comm_close(comm);
+    moec_gpu_close(gpu);
+    nothing_left();
+}
+END_TEST
+
+/* ---- all of it -------------------------------------------------------------------------------------------------- */
+
+static void
+make_folder(void)
+{
+    snprintf(folder, sizeof folder, "%s/moec-nccl-XXXXXX", "/tmp");
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    snprintf(meeting, sizeof meeting, "%s/meeting", folder);
+}
+
+static void
+remove_folder(void)
+{
+    rmdir(folder);
+}
+
+static void
+add_tests(TCase *t)
+{
+    tcase_add_loop_test(t, exchanges, 0, (int)(sizeof ways / sizeof *ways));
+    tcase_add_loop_test(t, records, 2, MAX_RANKS + 1);
+    tcase_add_test(t, growth);
+    tcase_add_test(t, device_memory);
+    tcase_add_loop_test(t, a_silent_rank, 0, 4);
+    tcase_add_test(t, a_rank_that_hangs_on_the_device);
+    tcase_add_test(t, an_asynchronous_error);
+    tcase_add_test(t, sizes_that_differ);
+    tcase_add_test(t, a_rank_at_odds_with_itself);
+    tcase_add_loop_test(t, every_call_may_fail, 0, N_FUNCTIONS);
+    tcase_add_loop_test(t, somebody_does_not_come, 0, 2);
+    tcase_add_test(t, other_sizes);
+    tcase_add_test(t, files_of_an_earlier_run);
+    tcase_add_test(t, files_that_are_something_else);
+    tcase_add_test(t, folders_that_are_not_there);
+    tcase_add_test(t, options);
+    tcase_add_loop_test(t, bad_libraries, 0, (int)(sizeof libraries / sizeof *libraries));
+}
+
+int
+main(void)
+{
+    setenv("MOEC_NCCL", FAKE_NCCL, 1);
+    setenv("MOEC_CUDA_DRIVER", FAKE_CUDA, 1);
+    Suite *s = suite_create("comm_nccl");
+    TCase *t = tcase_create("comm_nccl");
+    tcase_set_timeout(t, 60);
+    tcase_add_checked_fixture(t, make_folder, remove_folder);
+    add_tests(t);
+    suite_add_tcase(s, t);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -13,12 +13,12 @@
 #include <string.h>
 
 enum { GREETING_TAG = 2 };
-static const double linger_seconds = 0.3;
 
 /* What ranks tell each other first. */
 typedef struct greeting {
     char version[32];
     char node[MPI_MAX_PROCESSOR_NAME];
+    mc_mpi_process process;
 } greeting;
 
 typedef struct beginning {
@@ -113,7 +113,9 @@ make_room(mc_mpi *m, mc_fault *error)
     m->indices = calloc(most, sizeof *m->indices);
     m->turns = calloc(n, sizeof *m->turns);
     m->said_word = calloc(n, sizeof(MPI_Request));
-    bool good = m->statuses && m->indices && m->turns && m->said_word;
+    m->left = calloc(n, sizeof *m->left);
+    m->processes = calloc(n, sizeof *m->processes);
+    bool good = m->statuses && m->indices && m->turns && m->said_word && m->left && m->processes;
     for (int i = 0; i < MC_COMM_REQUESTS; i++) {
         m->slots[i].requests = calloc(most, sizeof(MPI_Request));
         m->slots[i].parts = calloc(most, sizeof(mc_mpi_part));
@@ -133,6 +135,8 @@ free_room(mc_mpi *m)
     free(m->indices);
     free(m->turns);
     free(m->said_word);
+    free(m->left);
+    free(m->processes);
     free(m);
 }
 
@@ -157,6 +161,7 @@ greet(mc_mpi *m, greeting *all, mc_fault *error)
     greeting *own = &all[m->rank];
     strncpy(own->version, MOEC_VERSION_STRING, sizeof own->version - 1);
     MPI_Get_processor_name(own->node, &length);
+    own->process = mc_mpi_this_process();
     for (uint32_t r = 0; r < m->size && code == MPI_SUCCESS; r++)
         if (r != m->rank)
             code =
@@ -195,29 +200,22 @@ count_neighbours(const greeting *all, uint32_t size)
 }
 
 static moec_status
-choose_neighbours(const mc_mpi *m, const moec_comm_options *options, const greeting *all, uint32_t *out,
-                  mc_fault *error)
+choose_neighbours(const mc_mpi *m, const greeting *all, uint32_t *out, mc_fault *error)
 {
     const char *text = getenv("MOEC_RANKS_PER_NODE");
-    if (options && options->ranks_per_node) {
-        *out = options->ranks_per_node;
-    } else if (text && *text) {
-        char *end;
-        unsigned long n = strtoul(text, &end, 10);
-        *out = n > m->size ? 0 : (uint32_t)n;
-        if (*end || !*out)
-            return mc_fail(error, MOEC_ERR_ARGUMENT, "MOEC_RANKS_PER_NODE is '%s': give a number from 1 to %u", text,
-                           m->size);
-    } else {
-        *out = count_neighbours(all, m->size);
-    }
-    if (m->size % *out)
-        return mc_fail(error, MOEC_ERR_ARGUMENT, "%u ranks per node: that does not divide the %u ranks", *out, m->size);
+    *out = count_neighbours(all, m->size);
+    if (!text || !*text) return MOEC_OK;
+    char *end;
+    unsigned long n = strtoul(text, &end, 10);
+    if (*end || n == 0 || n > m->size || m->size % n)
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "MOEC_RANKS_PER_NODE is '%s': give a divisor of the %u ranks", text,
+                       m->size);
+    *out = (uint32_t)n;
     return MOEC_OK;
 }
 
 static moec_status
-join(mc_mpi *m, const moec_comm_options *options, mc_comm_place *place, mc_fault *error)
+join(mc_mpi *m, mc_comm_place *place, mc_fault *error)
 {
     int rank = 0, size = 0;
     moec_status s = take_mpi(m, error);
@@ -239,7 +237,9 @@ join(mc_mpi *m, const moec_comm_options *options, mc_comm_place *place, mc_fault
     if (!all) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     s = greet(m, all, error);
     if (s != MOEC_OK) return s; /* messages may still arrive in it: never freed */
-    s = choose_neighbours(m, options, all, &place->ranks_per_node, error);
+    for (uint32_t r = 0; r < m->size; r++)
+        if (strcmp(all[r].node, all[m->rank].node) == 0) m->processes[r] = all[r].process;
+    s = choose_neighbours(m, all, &place->ranks_per_node, error);
     free(all);
     return s;
 }
@@ -247,6 +247,7 @@ join(mc_mpi *m, const moec_comm_options *options, mc_comm_place *place, mc_fault
 static moec_status
 open_mpi(const moec_comm_options *options, double deadline, void **out_state, mc_comm_place *out, mc_fault *error)
 {
+    (void)options; /* what they say is for every backend, or for another one */
     mc_mpi *m = calloc(1, sizeof *m);
     if (!m) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     m->deadline = deadline;
@@ -254,32 +255,16 @@ open_mpi(const moec_comm_options *options, double deadline, void **out_state, mc
     m->word = MPI_REQUEST_NULL;
     m->is_quiet = true;
     /* After a failure MPI may still write into it: it stays until the process ends. */
-    moec_status s = join(m, options, out, error);
+    moec_status s = join(m, out, error);
     if (s == MOEC_OK) *out_state = m;
     return s;
-}
-
-/* Everybody is here to leave: then nobody waits for us when MPI ends. */
-static bool
-all_leave(mc_mpi *m)
-{
-    MPI_Request request;
-    if (MPI_Ibarrier(m->control, &request) != MPI_SUCCESS) return false;
-    double until = mc_seconds() + m->deadline;
-    int done = 0;
-    uint32_t who;
-    while (!done && mc_seconds() < until && !mc_mpi_aborted(m, &who, NULL, 0)) {
-        if (MPI_Test(&request, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
-        if (!done) sched_yield();
-    }
-    return done;
 }
 
 static void
 close_mpi(void *state, bool clean)
 {
     mc_mpi *m = state;
-    if (clean && all_leave(m)) {
+    if (clean && mc_mpi_leave(m)) {
         MPI_Cancel(&m->word);
         MPI_Wait(&m->word, MPI_STATUS_IGNORE);
         MPI_Comm_free(&m->rows);
@@ -289,7 +274,7 @@ close_mpi(void *state, bool clean)
         return;
     }
     mc_mpi_abort(m, "it left the group"); /* the state stays until the process ends: MPI knows its buffers */
-    mc_mpi_linger(m, linger_seconds);
+    mc_mpi_linger(m);
 }
 
 static const mc_comm_backend backend = {

@@ -7,7 +7,7 @@
 
 #include <mpi.h>
 
-enum { MC_MPI_WHY_BYTES = 512, MC_MPI_TAGS = 32768 }; /* MPI promises this many tags */
+enum { MC_MPI_TAGS = 32768 }; /* MPI promises that many */
 
 /* One message of an exchange. */
 typedef struct mc_mpi_part {
@@ -22,10 +22,16 @@ typedef struct mc_mpi_slot { /* an exchange under way: parts[i] is what requests
     mc_mpi_part *parts;
 } mc_mpi_slot;
 
-/* What a rank that gives up says to all others. */
+/* What a rank says to all others when it leaves: its work is done, or it gives up and says why. */
 typedef struct mc_mpi_word {
-    char why[MC_MPI_WHY_BYTES];
+    uint32_t gives_up;
+    char why[MC_FAULT_BYTES];
 } mc_mpi_word;
+
+/* A process of this machine, and nothing else that may get its number later. */
+typedef struct mc_mpi_process {
+    long long pid, started, space; /* started: ticks; space: of numbers of processes */
+} mc_mpi_process;
 
 typedef struct mc_mpi {
     MPI_Comm rows, control; /* control: only words, so that their open receive is no burden to rows */
@@ -35,14 +41,20 @@ typedef struct mc_mpi {
     mc_mpi_slot slots[MC_COMM_REQUESTS];
     MPI_Status *statuses; /* of one look at a slot */
     int *indices;
-    uint16_t *turns;        /* of each peer: the tag of the next exchange with it */
-    double next_look;       /* when to look for words and strays again */
-    MPI_Request word;       /* the open receive */
-    MPI_Request *said_word; /* sends of our own word, never waited for */
-    mc_mpi_word heard, said, first_heard;
+    uint16_t *turns;           /* of each peer: the tag of the next exchange with it */
+    mc_mpi_process *processes; /* of each rank of this node */
+    double next_look;          /* when to look for what ends an exchange early again */
+    double next_hearing;       /* and for words alone */
+    MPI_Request word;          /* the open receive */
+    MPI_Request *said_word;    /* sends of our own word, never waited for */
+    mc_mpi_word heard, said;
     bool has_said;
     bool is_quiet; /* nothing can write into callers' buffers any more */
-    uint32_t n_heard, heard_from;
+    double *left;  /* of each peer: when it said a word; 0: not yet */
+    uint32_t n_left;
+    bool has_failed; /* a rank gave up: failed_rank was the first, failure is what it said */
+    uint32_t failed_rank;
+    char failure[MC_FAULT_BYTES];
 } mc_mpi;
 
 /* Runs work(argument) in a thread of its own, for what MPI cannot be asked to give up. False: it is still busy (the
@@ -60,9 +72,17 @@ void mc_mpi_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_by
 bool mc_mpi_take_back(mc_mpi *m);
 
 moec_status mc_mpi_listen(mc_mpi *m, mc_fault *error);
+/* Takes the words that have come. */
+void mc_mpi_hear(mc_mpi *m);
+/* Says that our work is done; true when everybody said so by the deadline. */
+bool mc_mpi_leave(mc_mpi *m);
 void mc_mpi_abort(void *state, const char *why);
 bool mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes);
-/* Gives the words that were said a moment to arrive, and others the time to say theirs. */
-void mc_mpi_linger(mc_mpi *m, double seconds);
+/* Gives the words that were said a moment to arrive, and others the time to say theirs; then wakes those of this node
+ * that are stopped, because the launcher would wait for them for ever: they find the word and end. */
+void mc_mpi_linger(mc_mpi *m);
+
+mc_mpi_process mc_mpi_this_process(void);
+void mc_mpi_wake(const mc_mpi_process *process);
 
 #endif

@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum { PIECE_BYTES = 1 << 20 };
-static const double between_looks = 0.001;
+static const double between_looks = 0.001, after_leaving = 0.3;
 
 /* count * *type are n_bytes. *type is to be freed when it is not MPI_BYTE. */
 static int
@@ -117,11 +117,26 @@ look_for_strays(mc_mpi *m, uint32_t *out_peer, mc_fault *error)
 
 /* What another rank said ends the exchange even when it is complete: its bytes may be a broken rank's. */
 static moec_status
-look_for_words(mc_mpi *m, uint32_t *out_peer, mc_fault *error)
+look_for_failures(mc_mpi *m, uint32_t *out_peer, mc_fault *error)
 {
-    char why[MC_MPI_WHY_BYTES];
-    if (!mc_mpi_aborted(m, out_peer, why, sizeof why)) return MOEC_OK;
-    return mc_fail(error, MOEC_ERR_COMM, "rank %u gave up: %s", *out_peer, why);
+    mc_mpi_hear(m);
+    if (!m->has_failed) return MOEC_OK;
+    *out_peer = m->failed_rank;
+    return mc_fail(error, MOEC_ERR_COMM, "rank %u gave up: %.900s", m->failed_rank, m->failure);
+}
+
+/* A peer whose work is done will not send any more. What it sent before comes before its word, more or less. */
+static moec_status
+look_for_leavers(const mc_mpi *m, const mc_mpi_slot *slot, double now, uint32_t *out_peer, mc_fault *error)
+{
+    for (int i = 0; i < slot->n_parts; i++) {
+        const mc_mpi_part *part = &slot->parts[i];
+        if (part->done || m->left[part->peer] == 0 || now < m->left[part->peer] + after_leaving) continue;
+        *out_peer = part->peer;
+        return mc_fail(error, MOEC_ERR_COMM, "rank %u has left the group: it %s", part->peer,
+                       part->receives ? "sends no more" : "takes no more");
+    }
+    return MOEC_OK;
 }
 
 moec_status
@@ -148,13 +163,14 @@ mc_mpi_test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc_
         }
     }
     *out_done = slot->n_left == 0;
-    if (*out_done) return slot->n_parts ? look_for_words(m, out_peer, error) : MOEC_OK;
+    if (*out_done) return slot->n_parts ? look_for_failures(m, out_peer, error) : MOEC_OK;
     if (n_done) return MOEC_OK;
     double now = mc_seconds();
     if (now < m->next_look) return MOEC_OK;
     m->next_look = now + between_looks;
-    moec_status s = look_for_words(m, out_peer, error);
-    return s == MOEC_OK ? look_for_strays(m, out_peer, error) : s;
+    moec_status s = look_for_failures(m, out_peer, error);
+    if (s == MOEC_OK) s = look_for_strays(m, out_peer, error);
+    return s == MOEC_OK ? look_for_leavers(m, slot, now, out_peer, error) : s;
 }
 
 void
@@ -169,7 +185,7 @@ mc_mpi_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes)
         if (!lowest || part->peer < lowest->peer || (part->receives && !lowest->receives)) lowest = part;
     }
     *out_peer = lowest ? lowest->peer : m->rank;
-    *out_bytes = lowest ? lowest->n_bytes : 0;
+    *out_bytes = lowest && lowest->receives ? lowest->n_bytes : 0; /* 0: it has not taken ours */
 }
 
 bool
@@ -184,6 +200,7 @@ mc_mpi_take_back(mc_mpi *m)
             int done = 0;
             MPI_Cancel(&slot->requests[i]);
             MPI_Request_get_status(slot->requests[i], &done, MPI_STATUS_IGNORE);
+            part->done = true; /* as far as that is possible: never asked for again */
             quiet = quiet && done;
         }
     }

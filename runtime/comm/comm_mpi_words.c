@@ -1,18 +1,20 @@
 #define _POSIX_C_SOURCE 200809L
-/* What a rank says when it gives up, and waiting for what MPI cannot be asked to give up.
+/* What a rank says when it leaves, and waiting for what MPI cannot be asked to give up.
  *
- * A word is one small message to everybody, sent at once and never waited for: connections were made by the greeting of
- * mc_mpi open, so it leaves without help. Everybody keeps one receive open for such words. */
+ * A word is one small message to everybody, sent at once and never waited for: connections were made by the first
+ * greeting, so it leaves without help. Everybody keeps one receive open for such words. */
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm_mpi.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 enum { WORD_TAG = 1 };
+static const double between_hearings = 0.001, linger_seconds = 0.3;
 
 typedef struct mc_mpi_job {
     pthread_mutex_t lock;
@@ -111,6 +113,8 @@ mc_mpi_finish(MPI_Request *request, double seconds)
     }
 }
 
+/* ---- words ------------------------------------------------------------------------------------------------------ */
+
 moec_status
 mc_mpi_listen(mc_mpi *m, mc_fault *error)
 {
@@ -118,59 +122,84 @@ mc_mpi_listen(mc_mpi *m, mc_fault *error)
     return code == MPI_SUCCESS ? MOEC_OK : mc_mpi_fail(error, code, "no receive could be opened");
 }
 
-void
-mc_mpi_abort(void *state, const char *why)
+static void
+say(mc_mpi *m, bool gives_up, const char *why)
 {
-    mc_mpi *m = state;
     if (m->has_said) return;
     m->has_said = true;
+    m->said.gives_up = gives_up;
     strncpy(m->said.why, why, sizeof m->said.why - 1);
     for (uint32_t peer = 0; peer < m->size; peer++) {
         m->said_word[peer] = MPI_REQUEST_NULL;
         if (peer != m->rank)
             MPI_Isend(&m->said, (int)sizeof m->said, MPI_BYTE, (int)peer, WORD_TAG, m->control, &m->said_word[peer]);
     }
-    m->is_quiet = mc_mpi_take_back(m);
 }
 
-/* Takes the next word that has come. The first one counts. */
-static bool
-hear(mc_mpi *m)
+void
+mc_mpi_hear(mc_mpi *m)
 {
-    int done = 0;
-    MPI_Status status;
-    if (m->word == MPI_REQUEST_NULL || MPI_Test(&m->word, &done, &status) != MPI_SUCCESS || !done) return false;
-    m->n_heard++;
-    if (m->n_heard == 1) {
-        m->heard_from = (uint32_t)status.MPI_SOURCE;
-        m->first_heard = m->heard;
-        m->first_heard.why[sizeof m->first_heard.why - 1] = 0;
+    for (;;) {
+        int done = 0;
+        MPI_Status status;
+        mc_fault ignored;
+        if (m->word == MPI_REQUEST_NULL || MPI_Test(&m->word, &done, &status) != MPI_SUCCESS || !done) return;
+        uint32_t from = (uint32_t)status.MPI_SOURCE;
+        if (m->left[from] == 0) m->n_left++;
+        m->left[from] = mc_seconds();
+        if (m->heard.gives_up && !m->has_failed) {
+            m->has_failed = true;
+            m->failed_rank = from;
+            m->heard.why[sizeof m->heard.why - 1] = 0;
+            memcpy(m->failure, m->heard.why, sizeof m->failure);
+        }
+        if (mc_mpi_listen(m, &ignored) != MOEC_OK) m->word = MPI_REQUEST_NULL;
     }
-    mc_fault ignored;
-    if (mc_mpi_listen(m, &ignored) != MOEC_OK) m->word = MPI_REQUEST_NULL;
-    return true;
+}
+
+bool
+mc_mpi_leave(mc_mpi *m)
+{
+    double until = mc_seconds() + m->deadline;
+    say(m, false, "");
+    while (m->n_left + 1 < m->size && !m->has_failed && mc_seconds() < until) {
+        mc_mpi_hear(m);
+        sched_yield();
+    }
+    return m->n_left + 1 == m->size && !m->has_failed;
+}
+
+void
+mc_mpi_abort(void *state, const char *why)
+{
+    mc_mpi *m = state;
+    m->is_quiet = mc_mpi_take_back(m) && m->is_quiet;
+    say(m, true, why);
 }
 
 bool
 mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes)
 {
     mc_mpi *m = state;
-    if (!m->n_heard && !hear(m)) return false;
-    *out_rank = m->heard_from;
-    if (n_bytes) {
-        strncpy(out_why, m->first_heard.why, n_bytes - 1);
-        out_why[n_bytes - 1] = 0;
+    double now = mc_seconds();
+    if (!m->has_failed && now >= m->next_hearing) { /* whoever polls asks after every look */
+        m->next_hearing = now + between_hearings;
+        mc_mpi_hear(m);
     }
+    if (!m->has_failed) return false;
+    *out_rank = m->failed_rank;
+    snprintf(out_why, n_bytes, "%s", m->failure);
     return true;
 }
 
 void
-mc_mpi_linger(mc_mpi *m, double seconds)
+mc_mpi_linger(mc_mpi *m)
 {
-    double until = mc_seconds() + seconds;
-    while (m->n_heard + 1 < m->size && mc_seconds() < until) {
-        if (m->is_quiet)
-            while (hear(m)) {}
+    double until = mc_seconds() + linger_seconds;
+    while (m->n_left + 1 < m->size && mc_seconds() < until) {
+        if (m->is_quiet) mc_mpi_hear(m);
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
+    for (uint32_t r = 0; r < m->size; r++)
+        if (r != m->rank && m->left[r] == 0) mc_mpi_wake(&m->processes[r]);
 }

@@ -36,7 +36,7 @@ mc_infer_ep_route(mc_infer *in)
         !mc_in_want_vector(in, 3, mc_dim_const(ranks * share)))
         return false;
     if (in->n_results != 6) return mc_in_refuse(in, MC_E0317, "it has 6 results");
-    const mc_dim own = mc_dim_const(share + 1), counts[] = {mc_dim_const(4), mc_dim_const(ranks)};
+    const mc_dim own = mc_dim_const(share + 1), counts[] = {mc_dim_const(6), mc_dim_const(ranks)};
     const mc_dim *sent = mc_in_type(in, 1)->dims, *received = in->results[1]->dims;
     if (in->results[1]->rank != 1) return mc_in_refuse(in, MC_E0310, "the rows must be a list");
     return want_result(in, 0, MOEC_I32, &own, 1) && want_result(in, 1, MOEC_I32, received, 1) &&

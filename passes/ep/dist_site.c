@@ -19,7 +19,7 @@ make_route(mc_site *s, int received, int rows)
                              MC_A_STR("received", m->syms[rows].name)};
     s->received = mc_dim_sym(received);
     s->rows = mc_dim_sym(rows);
-    const mc_dim own = mc_dim_const(s->share + 1), counts[] = {mc_dim_const(4), mc_dim_const(d->mesh.ep)};
+    const mc_dim own = mc_dim_const(s->share + 1), counts[] = {mc_dim_const(6), mc_dim_const(d->mesh.ep)};
     const mc_type *y = mc_type_get(m, MOEC_I32, &s->received, 1), *a = operands[1]->type;
     const mc_type *types[] = {mc_type_get(m, MOEC_I32, &own, 1), y, y, a, a, mc_type_get(m, MOEC_I32, counts, 2)};
     s->route = mc_build_typed(&b, MC_OP_EP_ROUTE, operands, 3, attrs, 5, types, 6);

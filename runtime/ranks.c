@@ -39,7 +39,7 @@ mc_ranks_check(const moec_abi_model *abi, const moec_comm *comm, uint32_t *out_n
         return mc_fail(error, MOEC_ERR_MISMATCH,
                        "%s is planned for one rank, the group has %u: compile it with --mesh ep=%u", abi->name, size,
                        size);
-    if (!comm)
+    if (size == 1)
         return mc_fail(error, MOEC_ERR_MISMATCH,
                        "%s is planned for %u ranks (ep = %u, dp = %u): start it with mpirun -np %u, or compile it with "
                        "--mesh ep=1,dp=1",

@@ -4,6 +4,7 @@
 
 #include "moec/gpu.h"
 #include "runtime/base/file.h"
+#include "runtime/ranks.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -13,13 +14,18 @@
 #include <string.h>
 #include <unistd.h>
 
+/* One write, so that lines of several ranks stay whole. */
 static void
 say(const mc_app *app, const char *format, va_list args)
 {
+    char line[MOEC_ERROR_BYTES + PATH_MAX], rank[24] = "";
+    moec_error text;
+    vsnprintf(text.text, sizeof text.text, format, args);
+    if (app->size > 1) snprintf(rank, sizeof rank, "rank %u: ", app->rank);
+    snprintf(line, sizeof line, "%.*s: %s%s\n", PATH_MAX - 64, app->name, rank, text.text);
     fflush(stdout);
-    fprintf(stderr, "%s: ", app->name);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    fputs(line, stderr);
+    if (app->said && !app->said->text[0]) *app->said = text;
 }
 
 int
@@ -62,6 +68,15 @@ mc_app_show_packing(void *last_percent, uint64_t done, uint64_t total)
 }
 
 /* NAME.weights (for a GPU NAME.gpu-weights) beside the executable, where `moec compile --weights` puts it. */
+static bool
+is_there(const mc_app *app, const char *path)
+{
+    char *own = mc_weights_path(app->abi, 0, path);
+    bool there = mc_file_exists(path) || (own && mc_file_exists(own));
+    free(own);
+    return there;
+}
+
 static const char *
 default_weights(const mc_app *app, char *buffer, size_t n_bytes)
 {
@@ -71,49 +86,62 @@ default_weights(const mc_app *app, char *buffer, size_t n_bytes)
     if (n > 0) {
         exe[n] = 0;
         snprintf(buffer, n_bytes, "%.4000s.%s", exe, ending);
-        if (mc_file_exists(buffer)) return buffer;
+        if (is_there(app, buffer)) return buffer;
     }
     snprintf(buffer, n_bytes, "%.4000s.%s", app->path, ending);
-    return mc_file_exists(buffer) ? buffer : NULL;
+    return is_there(app, buffer) ? buffer : NULL;
+}
+
+typedef struct opening {
+    mc_app *app;
+    int percent;
+    bool show;
+} opening;
+
+static void
+open_progress(void *context, uint64_t done, uint64_t total)
+{
+    opening *o = context;
+    if (o->show) mc_app_show_packing(&o->percent, done, total);
+    mc_app_still_opening(o->app);
 }
 
 static int
 open_weights(mc_app *app, uint32_t n_threads)
 {
-    static char beside[PATH_MAX + 16];
-    int last = -1;
+    opening o = {app, -1, mc_app_speaks(app) && isatty(STDERR_FILENO)};
     moec_error error;
     moec_weights_options options = {.packed_path = mc_app_value(app, MC_APP_PACKED),
                                     .in_memory = mc_app_has(app, MC_APP_IN_MEMORY),
                                     .allow_narrowing = mc_app_has(app, MC_APP_NARROW),
                                     .map = mc_app_value(app, MC_APP_MAP),
-                                    .n_threads = n_threads};
+                                    .n_threads = n_threads,
+                                    .progress = open_progress,
+                                    .progress_context = &o,
+                                    .comm = app->comm};
     app->weights_path = mc_app_value(app, MC_APP_WEIGHTS);
-    if (!app->weights_path) app->weights_path = default_weights(app, beside, sizeof beside);
+    if (!app->weights_path) app->weights_path = default_weights(app, app->beside, sizeof app->beside);
     bool made_up = mc_app_has(app, MC_APP_BENCH);
     if (!app->weights_path && (made_up || app->abi->n_weights == 0)) {
-        moec_status s = moec_weights_synthetic(app->model, &app->weights, &error);
+        moec_status s = moec_weights_synthetic(app->model, app->comm, &app->weights, &error);
         if (s != MOEC_OK) return mc_app_fail(app, "%s", error.text);
-        if (made_up && app->abi->n_weights)
+        if (made_up && app->abi->n_weights && mc_app_speaks(app))
             fprintf(stderr, "%s: note: measuring with made-up weights; --weights PATH takes real ones\n", app->name);
         return MC_APP_OK;
     }
     if (!app->weights_path) return mc_app_usage(app, "where are the weights? Say --weights PATH");
-    if (isatty(STDERR_FILENO)) {
-        options.progress = mc_app_show_packing;
-        options.progress_context = &last;
-    }
     moec_status s = moec_weights_open(app->model, app->weights_path, &options, &app->weights, &error);
-    if (last >= 0 && last < 100) fputc('\n', stderr);
+    if (o.percent >= 0 && o.percent < 100) fputc('\n', stderr);
     if (s != MOEC_OK) return mc_app_fail(app, "%s", error.text);
     const char *note = moec_weights_note(app->weights);
-    if (note[0]) fprintf(stderr, "%s: note: %s\n", app->name, note);
+    if (note[0] && mc_app_speaks(app)) fprintf(stderr, "%s: note: %s\n", app->name, note);
     return MC_APP_OK;
 }
 
 static int
 read_sizes(mc_app *app, moec_limit *limits, size_t *n_limits, char (*names)[64])
 {
+    bool given = !app->share.name;
     for (int i = 0; i < app->n_values[MC_APP_SIZE]; i++) {
         const char *text = app->values[MC_APP_SIZE][i], *equals = strchr(text, '=');
         char *end = NULL;
@@ -122,8 +150,10 @@ read_sizes(mc_app *app, moec_limit *limits, size_t *n_limits, char (*names)[64])
             return mc_app_usage(app, "--size is DIM=N, not '%s'", text);
         snprintf(names[i], sizeof names[i], "%.*s", (int)(equals - text), text);
         limits[i] = (moec_limit){names[i], v};
+        given = given || strcmp(names[i], app->share.name) == 0;
     }
     *n_limits = (size_t)app->n_values[MC_APP_SIZE];
+    if (!given) limits[(*n_limits)++] = app->share;
     return MC_APP_OK;
 }
 
@@ -133,21 +163,36 @@ mc_app_open(mc_app *app, const moec_session_options *sizes)
     moec_error error;
     int64_t threads;
     char names[MC_APP_MAX_VALUES][64];
-    moec_limit limits[MC_APP_MAX_VALUES];
-    if (!mc_app_integer(app, MC_APP_THREADS, 1, 1024, 0, &threads)) return MC_APP_USAGE;
+    moec_limit limits[MC_APP_MAX_VALUES + 1];
+    if (!mc_app_integer(app, MC_APP_THREADS, 1, 1024, app->default_threads, &threads)) return MC_APP_USAGE;
     moec_session_options options = *sizes;
     options.n_threads = (uint32_t)threads;
     options.gpu = app->gpu;
+    options.comm = app->comm;
     options.limits = limits;
     int code = read_sizes(app, limits, &options.n_limits, names);
     if (code == MC_APP_OK) code = open_weights(app, options.n_threads);
+    if (code == MC_APP_OK) code = mc_app_has_opened(app);
     if (code != MC_APP_OK) return code;
     moec_status s = moec_session_create(app->model, app->weights, &options, &app->session, &error);
     return s == MOEC_OK ? MC_APP_OK : mc_app_fail(app, "%s", error.text);
 }
 
+/* What a rank does. */
 static int
 run(mc_app *app)
+{
+    if (mc_app_has(app, MC_APP_BENCH)) return mc_app_bench(app);
+    if (mc_app_has(app, MC_APP_SCORE)) return mc_app_score(app);
+    if (mc_app_has(app, MC_APP_INPUT)) return mc_app_tensors(app);
+    if (mc_app_has(app, MC_APP_IDS) || mc_app_has(app, MC_APP_PROMPT)) return mc_app_generate(app);
+    return mc_app_usage(app, moec_model_vocab(app->model)
+                                 ? "what shall it continue? Say --ids 1,2,3 (--help says more)"
+                                 : "which inputs? Say --input NAME=FILE.npy (--help says more)");
+}
+
+static int
+begin(mc_app *app)
 {
     if (mc_app_has(app, MC_APP_HELP)) {
         mc_app_help(app);
@@ -161,26 +206,21 @@ run(mc_app *app)
     if (mc_app_has(app, MC_APP_INFO)) return mc_app_info(app);
     int device = mc_app_check_device(app);
     if (device != MC_APP_OK) return device;
-    if (mc_app_has(app, MC_APP_BENCH)) return mc_app_bench(app);
-    if (mc_app_has(app, MC_APP_SCORE)) return mc_app_score(app);
-    if (mc_app_has(app, MC_APP_INPUT)) return mc_app_tensors(app);
-    if (mc_app_has(app, MC_APP_IDS) || mc_app_has(app, MC_APP_PROMPT)) return mc_app_generate(app);
-    return mc_app_usage(app, moec_model_vocab(app->model)
-                                 ? "what shall it continue? Say --ids 1,2,3 (--help says more)"
-                                 : "which inputs? Say --input NAME=FILE.npy (--help says more)");
+    if (mc_app_is_played(app)) return mc_app_play(app, run);
+    int joined = mc_app_join(app);
+    return joined == MC_APP_OK ? run(app) : joined;
 }
 
 int
 mc_app_main(const mc_app_code *code, int argc, char **argv)
 {
-    mc_app app = {.path = argc > 0 ? argv[0] : "model"};
+    moec_error said = {{0}};
+    mc_app app = {.path = argc > 0 ? argv[0] : "model", .size = 1, .said = &said};
     const char *slash = strrchr(app.path, '/');
     app.name = slash ? slash + 1 : app.path;
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error of write, like others */
     int result = mc_app_parse(&app, argc, argv) ? mc_app_choose(&app, code) : MC_APP_USAGE;
-    if (result == MC_APP_OK) result = run(&app);
-    moec_session_destroy(app.session);
-    moec_weights_close(app.weights);
+    if (result == MC_APP_OK) result = mc_app_leave(&app, begin(&app));
     moec_model_destroy(app.model);
     moec_gpu_close(app.gpu);
     int output = mc_app_finish_output(&app);

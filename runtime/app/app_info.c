@@ -1,6 +1,16 @@
 /* app_info: what was compiled. Needs neither weights nor the right processor. */
 #include "runtime/app/app.h"
 
+#include <string.h>
+
+static void
+print_ranks(const struct moec_abi_ep *ep)
+{
+    printf("ranks   %u (ep = %u, dp = %u), %u on a node, experts %s\n", ep->n_ranks * ep->n_replicas, ep->n_ranks,
+           ep->n_replicas, ep->per_node, ep->round_robin ? "dealt round robin" : "in runs");
+    if (ep->plan && ep->plan[0]) printf("%s%s", ep->plan, ep->plan[strlen(ep->plan) - 1] == '\n' ? "" : "\n");
+}
+
 static void
 print_tensor(const char *kind, const moec_tensor_info *t)
 {
@@ -26,7 +36,7 @@ mc_app_info(mc_app *app)
     for (size_t i = 0; i < moec_model_n_outputs(m); i++)
         if (moec_model_output(m, i, &info) == MOEC_OK) print_tensor("output", &info);
     for (uint32_t i = 0; i < abi->n_syms; i++) {
-        if (abi->syms[i].kind == 3) continue;
+        if (abi->syms[i].kind > 2) continue;
         printf("dim     %s in %lld..", abi->syms[i].name, (long long)abi->syms[i].lo);
         if (abi->syms[i].hi) printf("%lld", (long long)abi->syms[i].hi);
         printf("%s\n", abi->syms[i].kind == 2 ? "  (cached + new positions)" : "");
@@ -38,6 +48,7 @@ mc_app_info(mc_app *app)
     printf("state   %lld bytes a position, %lld bytes a sequence\n", (long long)per_position, (long long)per_sequence);
     printf("plan    %u functions, %u launches, %u kernels\n", abi->n_funcs, abi->n_launches, abi->n_kernels);
     printf("hash    %016llx, weights %016llx\n", (unsigned long long)abi->hash, (unsigned long long)abi->weights_hash);
+    if (abi->ep) print_ranks(abi->ep);
     if (moec_model_meta(m)[0]) printf("meta    %s\n", moec_model_meta(m));
     return MC_APP_OK;
 }

@@ -98,7 +98,9 @@ mc_app_help(const mc_app *app)
                  infos[i].value ? infos[i].value : "");
         printf("  %-24s %s\n", left, infos[i].help);
     }
-    printf("\nExit codes: 0 done, 1 something failed, 2 wrong command line, 3 nothing here can run the model.\n");
+    printf(
+        "\nExit codes: 0 done, 1 something failed, 2 wrong command line, 3 nothing here can run the model, 75 a rank "
+        "of\nthe group failed, and all have stopped.\n");
 }
 
 const char *

@@ -31,8 +31,35 @@ print_machine(const mc_app *app)
         mc_app_print_device(app);
     else
         printf("threads %u, ", moec_session_n_threads(app->session));
+    if (app->size > 1) printf("ranks %u, ", app->size);
 }
 
+/* " on each of 4 ranks" */
+static const char *
+each_rank(const mc_app *app, char *text, size_t n_bytes)
+{
+    text[0] = 0;
+    if (app->size > 1) snprintf(text, n_bytes, " on each of %u ranks", app->size);
+    return text;
+}
+
+static void
+report_tokens(mc_app *app, int64_t n_prompt, double prefill, int64_t n_new, double decode)
+{
+    char each[40];
+    each_rank(app, each, sizeof each);
+    print_machine(app);
+    printf("weights %.1f MiB, session %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20),
+           (double)moec_session_bytes(app->session) / (1 << 20));
+    printf("prefill %lld tokens%s: %.1f tokens/s (%.3f ms)\n", (long long)n_prompt, each,
+           (double)app->size * (double)n_prompt / prefill, 1e3 * prefill);
+    if (decode > 0)
+        printf("decode %lld tokens%s: %.1f tokens/s (%.3f ms each)\n", (long long)n_new, each,
+               (double)app->size * (double)n_new / decode, 1e3 * decode / (double)n_new);
+    print_profile(app);
+}
+
+/* Every rank has one sequence of its own. */
 static int
 bench_tokens(mc_app *app)
 {
@@ -68,14 +95,7 @@ bench_tokens(mc_app *app)
     }
     free(ids);
     if (s != MOEC_OK) return mc_app_fail(app, "%s", error.text);
-    print_machine(app);
-    printf("weights %.1f MiB, session %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20),
-           (double)moec_session_bytes(app->session) / (1 << 20));
-    printf("prefill %lld tokens: %.1f tokens/s (%.3f ms)\n", (long long)n_prompt, (double)n_prompt / best, 1e3 * best);
-    if (decode > 0)
-        printf("decode %lld tokens: %.1f tokens/s (%.3f ms each)\n", (long long)n_new, (double)n_new / decode,
-               1e3 * decode / (double)n_new);
-    print_profile(app);
+    if (mc_app_speaks(app)) report_tokens(app, n_prompt, best, n_new, decode);
     return MC_APP_OK;
 }
 
@@ -119,6 +139,18 @@ make_input(const mc_app *app, uint32_t index, mc_pages *pages, moec_tensor *out)
     return MC_APP_OK;
 }
 
+static void
+report_tensors(mc_app *app, double best)
+{
+    char each[40];
+    print_machine(app);
+    printf("weights %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20));
+    for (uint32_t i = 0; i < app->abi->n_syms; i++)
+        if (app->abi->syms[i].kind < 3) printf("%s = %lld, ", app->abi->syms[i].name, (long long)bench_size(app, i));
+    printf("%.3f ms (best)%s\n", 1e3 * best, each_rank(app, each, sizeof each));
+    print_profile(app);
+}
+
 static int
 bench_tensors(mc_app *app)
 {
@@ -129,10 +161,13 @@ bench_tensors(mc_app *app)
     moec_session_options options = {.profile = true};
     uint32_t n = app->abi->n_inputs;
     if (n > MAX_INPUTS) return mc_app_fail(app, "--bench: more than %d inputs", MAX_INPUTS);
+    if (app->abi->ep)
+        app->share = (moec_limit){app->abi->syms[app->abi->ep->rank_sym].name, bench_size(app, app->abi->ep->rank_sym)};
     int code = mc_app_open(app, &options);
     for (uint32_t i = 0; i < n && code == MC_APP_OK; i++) code = make_input(app, i, &pages[i], &inputs[i]);
     double best = INFINITY, total = 0;
-    for (int r = 0; code == MC_APP_OK && (r <= REPEATS || (total < 0.5 && r < 1000)); r++) {
+    bool more = true;
+    for (int r = 0; code == MC_APP_OK && more; r++) {
         moec_session_reset(app->session);
         if (r == 1) moec_session_profile_clear(app->session);
         double begin = mc_seconds();
@@ -141,16 +176,12 @@ bench_tensors(mc_app *app)
         double took = mc_seconds() - begin;
         total += took;
         if (r && took < best) best = took;
+        more = r < REPEATS || (total < 0.5 && r < 1000);
+        if (code == MC_APP_OK) code = mc_app_decide(app, &more);
     }
     for (uint32_t i = 0; i < n; i++) mc_pages_free(&pages[i]);
-    if (code != MC_APP_OK) return code;
-    print_machine(app);
-    printf("weights %.1f MiB\n", (double)moec_weights_bytes(app->weights) / (1 << 20));
-    for (uint32_t i = 0; i < app->abi->n_syms; i++)
-        if (app->abi->syms[i].kind != 3) printf("%s = %lld, ", app->abi->syms[i].name, (long long)bench_size(app, i));
-    printf("%.3f ms (best)\n", 1e3 * best);
-    print_profile(app);
-    return MC_APP_OK;
+    if (code == MC_APP_OK && mc_app_speaks(app)) report_tensors(app, best);
+    return code;
 }
 
 int
@@ -172,24 +203,31 @@ surprise(const float *logits, size_t vocab, int32_t id)
     return (log(sum) + max - (double)logits[id]) / log(2);
 }
 
+/* Each rank takes one window at a time, or none when they run out; what they find is added window by window. */
 static int
 score_windows(mc_app *app, const unsigned char *bytes, size_t window, size_t n_windows, double *out_bits)
 {
     size_t vocab = (size_t)moec_model_vocab(app->model);
     int32_t *ids = malloc(window * sizeof *ids);
     float *logits = malloc(window * vocab * sizeof *logits);
+    double *bits = calloc(app->size, sizeof *bits);
     moec_error error;
-    int code = ids && logits ? MC_APP_OK : mc_app_fail(app, "out of memory");
-    for (size_t w = 0; w < n_windows && code == MC_APP_OK; w++) {
-        for (size_t i = 0; i < window; i++) ids[i] = bytes[w * window + i];
+    int code = ids && logits && bits ? MC_APP_OK : mc_app_fail(app, "out of memory");
+    for (size_t w = 0; w < n_windows && code == MC_APP_OK; w += app->size) {
+        bool mine = w + app->rank < n_windows;
+        for (size_t i = 0; i < window && mine; i++) ids[i] = bytes[(w + app->rank) * window + i];
         moec_session_reset(app->session);
-        if (moec_session_feed(app->session, ids, 1, window, logits, &error) != MOEC_OK)
+        if (moec_session_feed(app->session, ids, mine, window, logits, &error) != MOEC_OK)
             code = mc_app_fail(app, "%s", error.text);
-        for (size_t i = 1; i < window && code == MC_APP_OK; i++)
-            *out_bits += surprise(logits + (i - 1) * vocab, vocab, ids[i]);
+        bits[app->rank] = 0;
+        for (size_t i = 1; i < window && mine && code == MC_APP_OK; i++)
+            bits[app->rank] += surprise(logits + (i - 1) * vocab, vocab, ids[i]);
+        if (code == MC_APP_OK) code = mc_app_share(app, bits, app->size, sizeof *bits);
+        for (uint32_t r = 0; r < app->size; r++) *out_bits += bits[r];
     }
     free(ids);
     free(logits);
+    free(bits);
     return code;
 }
 
@@ -215,6 +253,7 @@ mc_app_score(mc_app *app)
     if (code != MC_APP_OK) return code;
     size_t scored = n_windows * (size_t)(window - 1);
     if (isnan(bits)) return mc_app_fail(app, "a logit is not a number: the weights hold values that are not finite");
+    if (!mc_app_speaks(app)) return MC_APP_OK;
     printf("%.6f bits per byte over %zu bytes in %zu windows of %lld\n", bits / (double)scored, scored, n_windows,
            (long long)window);
     return MC_APP_OK;

@@ -13,6 +13,7 @@ typedef struct tensors {
     char in_names[MC_APP_MAX_VALUES][64], out_names[MC_APP_MAX_VALUES][64];
     const char *out_paths[MC_APP_MAX_VALUES];
     int n_in, n_out;
+    int64_t n; /* of what is shared out among ranks (moec_abi_ep.rank_sym); -1: nothing is */
 } tensors;
 
 /* "name=file.npy"; "file.npy" alone when `only`, the name of the one tensor there is, is not NULL. */
@@ -90,6 +91,61 @@ read_inputs(const mc_app *app, tensors *t)
     return MC_APP_OK;
 }
 
+/* ---- several ranks ---------------------------------------------------------------------------------------------- */
+
+/* How many elements of axis 0 each thing that is shared out has, if the tensor has it there; else 0. */
+static int64_t
+per_share(const mc_app *app, const struct moec_abi_tensor *table, uint32_t n_tensors, const char *name)
+{
+    if (!app->abi->ep) return 0;
+    for (uint32_t i = 0; i < n_tensors; i++) {
+        const struct moec_abi_expr *e = &table[i].dims[0];
+        if (strcmp(table[i].name, name) == 0 && table[i].rank && e->add == 0 && e->syms[1] == 0xFF &&
+            e->syms[0] == app->abi->ep->rank_sym)
+            return e->mul;
+    }
+    return 0;
+}
+
+/* Leaves this rank's rows of every input that is shared out. */
+static int
+take_share(mc_app *app, tensors *t)
+{
+    t->n = -1;
+    for (int i = 0; i < t->n_in; i++) {
+        moec_tensor *in = &t->inputs[i];
+        int64_t each = per_share(app, app->abi->inputs, app->abi->n_inputs, in->name);
+        if (each <= 0 || in->rank == 0) continue;
+        if (in->dims[0] % each || (t->n >= 0 && in->dims[0] / each != t->n))
+            return mc_app_fail(app, "input %s has %lld along axis 0, which does not fit the other inputs", in->name,
+                               (long long)in->dims[0]);
+        t->n = in->dims[0] / each;
+        size_t row = moec_dtype_bytes(in->dtype) * (size_t)each, n = (size_t)t->n;
+        for (uint32_t d = 1; d < in->rank; d++) row *= (size_t)in->dims[d];
+        in->data = (unsigned char *)in->data + mc_app_first(app, n, app->rank) * row;
+        in->n_bytes = mc_app_count(app, n) * row;
+        in->dims[0] = (int64_t)mc_app_count(app, n) * each;
+    }
+    if (t->n > 0 && app->size > 1)
+        app->share = (moec_limit){app->abi->syms[app->abi->ep->rank_sym].name, (int64_t)mc_app_most(app, (size_t)t->n)};
+    return MC_APP_OK;
+}
+
+/* From each rank's rows of an output to all of them, on rank 0. */
+static int
+collect(mc_app *app, tensors *t, int i)
+{
+    moec_tensor *o = &t->outputs[i];
+    int64_t each = per_share(app, app->abi->outputs, app->abi->n_outputs, o->name);
+    if (each <= 0 || t->n < 0 || app->size == 1) return MC_APP_OK;
+    size_t row = moec_dtype_bytes(o->dtype) * (size_t)each;
+    for (uint32_t d = 1; d < o->rank; d++) row *= (size_t)o->dims[d];
+    int code = mc_app_collect(app, (size_t)t->n, row, &t->out[i]);
+    o->data = t->out[i].data;
+    o->dims[0] = t->n * each;
+    return code;
+}
+
 /* The greatest size of an output follows from the session; its buffer costs only what is written. */
 static int
 make_outputs(const mc_app *app, tensors *t)
@@ -132,12 +188,16 @@ run(mc_app *app, tensors *t)
     moec_session_options options = {0};
     if (!mc_app_has(app, MC_APP_OUTPUT)) return mc_app_usage(app, "which output? Say --output NAME=FILE.npy");
     int code = read_inputs(app, t);
+    if (code == MC_APP_OK) code = take_share(app, t);
     if (code == MC_APP_OK) code = mc_app_open(app, &options);
     if (code == MC_APP_OK) code = make_outputs(app, t);
     if (code != MC_APP_OK) return code;
     if (moec_session_run(app->session, t->inputs, (size_t)t->n_in, t->outputs, (size_t)t->n_out, &error) != MOEC_OK)
         return mc_app_fail(app, "%s", error.text);
-    for (int i = 0; i < t->n_out && code == MC_APP_OK; i++) code = write_output(app, t->out_paths[i], &t->outputs[i]);
+    for (int i = 0; i < t->n_out && code == MC_APP_OK; i++) {
+        code = collect(app, t, i);
+        if (code == MC_APP_OK && mc_app_speaks(app)) code = write_output(app, t->out_paths[i], &t->outputs[i]);
+    }
     return code;
 }
 

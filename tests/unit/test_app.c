@@ -173,6 +173,98 @@ START_TEST(exit_codes)
 }
 END_TEST
 
+/* ---- several ranks --------------------------------------------------------------------------------------------- */
+
+/* The model as one for ranks that share out sequences, or rows: it has no experts, but is run like those that have. */
+static const moec_abi_model *
+shared_out(const moec_abi_model *abi, uint32_t n_ranks, uint32_t n_replicas)
+{
+    static moec_abi_ep ep;
+    static moec_abi_model model;
+    memcpy(&model, abi, sizeof model);
+    ep = (moec_abi_ep){.n_ranks = n_ranks, .n_replicas = n_replicas, .per_node = 1, .plan = "who holds what"};
+    model.ep = &ep; /* symbol 0 is B of the one and T of the other model */
+    return &model;
+}
+
+static void
+same_as_on_one_rank(const char *arguments)
+{
+    static char one[65536];
+    CODE(run(fake_counter(), arguments), 0);
+    memcpy(one, out, sizeof one);
+    char several[2048];
+    snprintf(several, sizeof several, "%s --comm threads --threads 1", arguments);
+    for (uint32_t n = 2; n < 5; n++) {
+        CODE(run(shared_out(fake_counter(), n == 4 ? 2 : n, n == 4 ? 2 : 1), several), 0);
+        ck_assert_str_eq(out, one);
+        ck_assert_str_eq(err, "");
+    }
+}
+
+START_TEST(ranks_say_what_one_says)
+{
+    same_as_on_one_rank("--weights @ --ids 1,2,3;4,5,6;7,8,9;10,11,12;9,8,9 --max-new 7");
+    same_as_on_one_rank("--weights @ --ids 1,2;4,5;7,8;10,11 --max-new 9 --temperature 2 --seed 5 --eos 12,11,200");
+    same_as_on_one_rank("--weights @ --ids 5;5;5;5;5;5;5;5;5 --max-new 20 --temperature 9 --top-p 0.9");
+}
+END_TEST
+
+START_TEST(ranks_write_what_one_writes)
+{
+    mc_fault e;
+    mc_npy one, many;
+    int64_t dims[] = {7, 4};
+    float x[28];
+    CODE(run(fake_counter(), "--weights @ --ids 1,2,3;4,5,6;7,8,9;9,9,9;3,2,1 --logits @/one.npy"), 0);
+    CODE(run(shared_out(fake_counter(), 3, 1),
+             "--weights @ --ids 1,2,3;4,5,6;7,8,9;9,9,9;3,2,1 --logits @/many.npy --comm threads"),
+         0);
+    ck_assert(mc_npy_read(test_path(dir, "one.npy"), &one, &e) == MOEC_OK);
+    ck_assert(mc_npy_read(test_path(dir, "many.npy"), &many, &e) == MOEC_OK);
+    ck_assert_uint_eq(one.data.n_bytes, many.data.n_bytes);
+    ck_assert_mem_eq(one.data.data, many.data.data, 5 * 3 * 256 * sizeof(float));
+    mc_npy_fini(&one);
+    mc_npy_fini(&many);
+    for (int i = 0; i < 28; i++) x[i] = (float)(i * 5 % 13) - 6;
+    ck_assert(mc_npy_write(test_path(dir, "x.npy"), MOEC_F32, 2, dims, x, &e) == MOEC_OK);
+    CODE(run(fake_layers(), "--bench --size T=7"), 0);
+    CODE(run(shared_out(fake_layers(), 2, 2), "--bench --size T=7 --comm threads"), 0);
+    SAYS(out, "ranks 4, weights");
+    SAYS(out, "T = 7, ");
+    SAYS(out, " on each of 4 ranks");
+}
+END_TEST
+
+START_TEST(ranks_fail_together)
+{
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @ --ids 1,2;3,4"), 1);
+    SAYS(err, "toy: counter is planned for 2 ranks (ep = 2, dp = 1): start it with mpirun -np 2, or compile it with");
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @ --ids 1,2;256,4 --comm threads"), 75);
+    SAYS(err, "toy: rank 1: id 256 at position 0");
+    SAYS(err, "toy: rank 0: rank 1 gave up: ");
+    ck_assert_str_eq(out, "");
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @/nowhere --ids 1,2;3,4 --comm threads"), 75);
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @ --ids 1,2;3,4 --comm threads --max-new 100"), 75);
+    SAYS(err, "at most 64");
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @ --comm threads"), 2);
+    CODE(run(shared_out(fake_counter(), 2, 1), "--weights @ --ids 1 --comm threads --deadline 0"), 2);
+    SAYS(err, "--deadline is a number from 0.01 to 1e+06, not '0'");
+    CODE(run_to(shared_out(fake_counter(), 2, 1), "--weights @ --ids 1,2;3,4 --comm threads", "/dev/full"), 1);
+    SAYS(err, "cannot write the output");
+    CODE(run(fake_counter(), "--weights @ --ids 1 --comm smoke"), 75);
+    SAYS(err, "smoke");
+    CODE(run(fake_counter(), "--weights @ --ids 1 --comm local --max-new 1"), 0);
+}
+END_TEST
+
+START_TEST(info_shows_the_plan)
+{
+    CODE(run(shared_out(fake_counter(), 4, 2), "--info"), 0);
+    SAYS(out, "ranks   8 (ep = 4, dp = 2), 1 on a node, experts in runs\nwho holds what\n");
+}
+END_TEST
+
 /* ---- generation ------------------------------------------------------------------------------------------------ */
 
 /* The likeliest next id by the formula of the model. */
@@ -446,6 +538,10 @@ main(void)
     tcase_add_test(t, help_and_info);
     tcase_add_loop_test(t, wrong_command_lines, 0, N_USAGES);
     tcase_add_test(t, exit_codes);
+    tcase_add_test(t, ranks_say_what_one_says);
+    tcase_add_test(t, ranks_write_what_one_writes);
+    tcase_add_test(t, ranks_fail_together);
+    tcase_add_test(t, info_shows_the_plan);
     tcase_add_test(t, greedy_ids);
     tcase_add_test(t, text_and_seeds);
     tcase_add_test(t, end_of_sequence);

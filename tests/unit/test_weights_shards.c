@@ -117,6 +117,9 @@ make_plan(plan *p, uint32_t n_ranks, uint32_t n_replicas, uint32_t round_robin, 
     p->ep = (moec_abi_ep){
         .n_ranks = n_ranks, .n_replicas = n_replicas, .per_node = n_ranks, .round_robin = round_robin, .plan = ""};
     memcpy(&p->abi, fake_weights(p->weights, N_WEIGHTS, rules), sizeof p->abi);
+    static const moec_abi_sym tokens[] = {{"T", 1, 64, 0, 0}};
+    p->abi.syms = tokens;
+    p->abi.n_syms = 1;
     if (n_ranks * n_replicas > 1) p->abi.ep = &p->ep;
     return &p->abi;
 }

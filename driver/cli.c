@@ -13,8 +13,10 @@
 #define CHECK (1u << MC_COMMAND_CHECK)
 #define COMPILE (1u << MC_COMMAND_COMPILE)
 #define RUN (1u << MC_COMMAND_RUN)
+#define ROUTE (1u << MC_COMMAND_ROUTE)
 #define TRAIN (1u << MC_COMMAND_TRAIN)
 #define MEM (1u << MC_COMMAND_MEM)
+#define PLAN (1u << MC_COMMAND_PLAN)
 #define IMPORT (1u << MC_COMMAND_IMPORT)
 #define SHOW (1u << MC_COMMAND_SHOW)
 #define FMT (1u << MC_COMMAND_FMT)
@@ -204,8 +206,9 @@ mc_cli_parse(int argc, char **argv, mc_arena *arena, mc_cli *cli, int *exit_code
         }
         bool is_file = argv[i][0] != '-' || argv[i][1] == 0;
         if (is_file) cli->files[cli->n_files++] = argv[i];
-        if (is_file && (cli->command == MC_COMMAND_RUN ||
-                        cli->command == MC_COMMAND_BENCH)) { /* what follows the model is for the model */
+        bool runs =
+            cli->command == MC_COMMAND_RUN || cli->command == MC_COMMAND_BENCH || cli->command == MC_COMMAND_ROUTE;
+        if (is_file && runs) { /* what follows the model is for the model */
             cli->rest = argv + i + 1;
             cli->n_rest = argc - i - 1;
             break;

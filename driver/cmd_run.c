@@ -2,22 +2,33 @@
 #include "driver/backend.h"
 #include "driver/command.h"
 #include "driver/compiled.h"
+#include "driver/run_model.h"
 #include "runtime/app/app.h"
 
 #include <stdio.h>
 
 /* argv of the model's own command line: its name first. */
 static int
-run_with(const mc_cli *cli, const char *const *extra, int n_extra)
+run_code(const mc_app_code *code, const char *path, const char *const *words, int n_words)
 {
-    moec_compile_options options;
+    mc_arena *arena = mc_arena_create();
+    char **argv = MC_NEW_N(arena, char *, n_words + 2);
+    argv[0] = (char *)(uintptr_t)path;
+    for (int i = 0; i < n_words; i++) argv[i + 1] = (char *)(uintptr_t)words[i];
+    int exit_code = mc_app_main(code, n_words + 1, argv);
+    mc_arena_destroy(arena);
+    return exit_code;
+}
+
+int
+mc_command_run(const mc_cli *cli, const moec_compile_options *options, const char *const *words, int n_words)
+{
     const char *path = cli->n_files ? cli->files[0] : NULL;
-    if (!mc_command_options(cli, &options)) return MC_EXIT_USAGE;
     if (cli->n_files != 1)
         return mc_cli_usage("%s takes one file, as in: %s", mc_command_infos[cli->command].name,
                             mc_command_infos[cli->command].example);
     moec_compiled *compiled;
-    moec_status status = moec_compile_file(path, &options, &compiled);
+    moec_status status = moec_compile_file(path, options, &compiled);
     if (status != MOEC_OK) return mc_command_exit_code(status);
     mc_app_code parts = {0};
     mc_fault fault = {0};
@@ -27,14 +38,7 @@ run_with(const mc_cli *cli, const char *const *extra, int n_extra)
     parts.image = moec_compiled_image(compiled, &parts.image_bytes);
     if (parts.has_cpu) status = mc_compiled_abi(compiled, &parts.cpu, &fault);
     if (status == MOEC_OK) {
-        mc_arena *arena = mc_arena_create();
-        char **argv = MC_NEW_N(arena, char *, cli->n_rest + n_extra + 2);
-        int argc = 0;
-        argv[argc++] = (char *)(uintptr_t)path;
-        for (int i = 0; i < n_extra; i++) argv[argc++] = (char *)(uintptr_t)extra[i];
-        for (int i = 0; i < cli->n_rest; i++) argv[argc++] = cli->rest[i];
-        code = mc_app_main(&parts, argc, argv);
-        mc_arena_destroy(arena);
+        code = run_code(&parts, path, words, n_words);
     } else {
         code = mc_command_failed(status, fault.text);
         if (status == MOEC_ERR_UNSUPPORTED) code = MC_EXIT_CPU;
@@ -43,15 +47,29 @@ run_with(const mc_cli *cli, const char *const *extra, int n_extra)
     return code;
 }
 
+static int
+run_with(const mc_cli *cli, const char *extra)
+{
+    moec_compile_options options;
+    if (!mc_command_options(cli, &options)) return MC_EXIT_USAGE;
+    mc_arena *arena = mc_arena_create();
+    const char **words = MC_NEW_N(arena, const char *, cli->n_rest + 1);
+    int n = 0;
+    if (extra) words[n++] = extra;
+    for (int i = 0; i < cli->n_rest; i++) words[n++] = cli->rest[i];
+    int code = mc_command_run(cli, &options, words, n);
+    mc_arena_destroy(arena);
+    return code;
+}
+
 int
 mc_cmd_run(const mc_cli *cli)
 {
-    return run_with(cli, NULL, 0);
+    return run_with(cli, NULL);
 }
 
 int
 mc_cmd_bench(const mc_cli *cli)
 {
-    static const char *const bench = "--bench";
-    return run_with(cli, &bench, 1);
+    return run_with(cli, "--bench");
 }

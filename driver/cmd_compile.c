@@ -5,9 +5,12 @@
 #include "driver/link.h"
 #include "driver/progress.h"
 #include "ir/print.h"
+#include "runtime/abi_model.h"
 #include "runtime/app/app.h"
+#include "runtime/ranks.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -127,28 +130,43 @@ write_header(const char *path, const mc_unit *u, const char *name)
     return MC_EXIT_OK;
 }
 
-/* Takes the model, whose opening went as `opened` and `error` say. */
-static int
-pack_model(const char *checkpoint, const char *map, mc_str path, moec_model *model, moec_status opened,
-           moec_error *error)
+static moec_status
+pack_rank(const char *checkpoint, const char *map, mc_str path, const moec_model *model, moec_comm *comm,
+          moec_error *error)
 {
     moec_weights *weights = NULL;
     int percent = -1;
-    moec_weights_options options = {.packed_path = path.data, .map = map};
+    moec_weights_options options = {.packed_path = path.data, .map = map, .comm = comm};
     if (isatty(STDERR_FILENO)) {
         options.progress = mc_app_show_packing;
         options.progress_context = &percent;
     }
-    moec_status status = opened;
-    if (status == MOEC_OK) status = moec_weights_open(model, checkpoint, &options, &weights, error);
-    int exit_code = MC_EXIT_OK;
+    moec_status status = moec_weights_open(model, checkpoint, &options, &weights, error);
     if (status == MOEC_OK)
-        printf("wrote %.*s (%.1f MB)\n", MC_FMT(path), (double)moec_weights_bytes(weights) / 1e6);
-    else
-        exit_code = mc_command_failed(status, error->text);
+        printf("wrote %s (%.1f MB)\n", moec_weights_file(weights), (double)moec_weights_bytes(weights) / 1e6);
     moec_weights_close(weights);
+    return status;
+}
+
+/* Takes the model, whose opening went as `opened` and `error` say. One for several ranks has a file for each number of
+ * those that share the experts; here somebody plays them all. */
+static int
+pack_model(const char *checkpoint, const char *map, mc_str path, moec_model *model, moec_status opened,
+           moec_error *error)
+{
+    const struct moec_abi_ep *ep = opened == MOEC_OK ? model->abi->ep : NULL;
+    uint32_t n = ep ? mc_ranks_needed(model->abi) : 0;
+    moec_comm **comms = calloc(n + 1, sizeof *comms);
+    moec_status status = comms ? opened : MOEC_ERR_MEMORY;
+    if (!comms) snprintf(error->text, sizeof error->text, "out of memory");
+    if (status == MOEC_OK && ep) status = moec_comm_threads(n, NULL, comms, error);
+    uint32_t n_files = ep ? ep->n_ranks : 1;
+    for (uint32_t i = 0; i < n_files && status == MOEC_OK; i++)
+        status = pack_rank(checkpoint, map, path, model, comms[i], error);
+    for (uint32_t i = 0; i < n && comms; i++) moec_comm_close(comms[i]);
+    free(comms);
     moec_model_destroy(model);
-    return exit_code;
+    return status == MOEC_OK ? MC_EXIT_OK : mc_command_failed(status, error->text);
 }
 
 /* Packs a checkpoint beside the executable, where it looks by itself: for each kind of code its own file. The CPU's

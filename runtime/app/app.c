@@ -175,20 +175,28 @@ mc_app_open(mc_app *app, const moec_session_options *sizes)
     if (code == MC_APP_OK) code = mc_app_has_opened(app);
     if (code != MC_APP_OK) return code;
     moec_status s = moec_session_create(app->model, app->weights, &options, &app->session, &error);
-    return s == MOEC_OK ? MC_APP_OK : mc_app_fail(app, "%s", error.text);
+    return s == MOEC_OK ? mc_app_route_open(app) : mc_app_fail(app, "%s", error.text);
+}
+
+static int
+command(mc_app *app)
+{
+    if (mc_app_has(app, MC_APP_BENCH)) return mc_app_bench(app);
+    if (mc_app_has(app, MC_APP_SCORE)) return mc_app_score(app);
+    if (mc_app_has(app, MC_APP_INPUT)) return mc_app_tensors(app);
+    if (mc_app_has(app, MC_APP_IDS) || mc_app_has(app, MC_APP_PROMPT)) return mc_app_generate(app);
+    return mc_app_usage(app, mc_app_vocab(app) ? "what shall it continue? Say --ids 1,2,3 (--help says more)"
+                                               : "which inputs? Say --input NAME=FILE.npy (--help says more)");
 }
 
 /* What a rank does. */
 static int
 run(mc_app *app)
 {
-    if (mc_app_has(app, MC_APP_BENCH)) return mc_app_bench(app);
-    if (mc_app_has(app, MC_APP_SCORE)) return mc_app_score(app);
-    if (mc_app_has(app, MC_APP_INPUT)) return mc_app_tensors(app);
-    if (mc_app_has(app, MC_APP_IDS) || mc_app_has(app, MC_APP_PROMPT)) return mc_app_generate(app);
-    return mc_app_usage(app, moec_model_vocab(app->model)
-                                 ? "what shall it continue? Say --ids 1,2,3 (--help says more)"
-                                 : "which inputs? Say --input NAME=FILE.npy (--help says more)");
+    int code = command(app);
+    if (code == MC_APP_OK) code = mc_app_route_finish(app);
+    mc_app_route_close(app);
+    return code;
 }
 
 static int

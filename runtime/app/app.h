@@ -53,8 +53,8 @@ typedef struct mc_app {
     moec_model *model;
     moec_weights *weights;
     moec_session *session;
-    moec_gpu *gpu;  /* where it runs; NULL: on the processor, or nowhere */
-    moec_error why; /* it does not run on a GPU */
+    moec_gpu *gpu;       /* where it runs; NULL: on the processor, or nowhere */
+    moec_error why;      /* it does not run on a GPU */
     mc_app_route *route; /* choices of experts are recorded or replayed; NULL: neither */
 
     moec_comm *comm; /* NULL: no group */
@@ -144,7 +144,8 @@ int mc_app_info(mc_app *app);     /* app_info.c */
 int mc_app_bench(mc_app *app);    /* measure.c */
 int mc_app_score(mc_app *app);
 
-/* ---- route.c: steps, whose choices of experts are recorded (--trace) or given (--replay) where that was asked for ---- */
+/* ---- app_route.c: steps, whose choices of experts are recorded (--trace) or given (--replay) where that was asked for
+ * ---- */
 
 /* Of an open session; does nothing when neither is wanted. */
 int mc_app_route_open(mc_app *app);

@@ -26,9 +26,7 @@ typedef struct generation {
 static int
 feed(generation *g, const int32_t *ids, size_t n_tokens, float *logits)
 {
-    moec_error error;
-    if (moec_session_feed(g->app->session, ids, g->count, n_tokens, logits, &error) == MOEC_OK) return MC_APP_OK;
-    return mc_app_fail(g->app, "%s", error.text);
+    return mc_app_feed(g->app, ids, g->count, n_tokens, logits);
 }
 
 static int
@@ -36,7 +34,7 @@ feed_prompt(generation *g)
 {
     const char *path = mc_app_value(g->app, MC_APP_LOGITS);
     size_t n_sequences = g->prompt.n_sequences, n_tokens = g->prompt.n_tokens, n_bytes;
-    size_t vocab = (size_t)moec_model_vocab(g->app->model);
+    size_t vocab = (size_t)mc_app_vocab(g->app);
     const int32_t *own = g->prompt.ids + g->first * n_tokens;
     if (!path) return feed(g, own, n_tokens, NULL);
     mc_pages pages;
@@ -149,7 +147,8 @@ generate(generation *g)
 {
     mc_app *app = g->app;
     int64_t seed;
-    bool logits = mc_app_has(app, MC_APP_LOGITS);
+    bool replay = mc_app_has(app, MC_APP_REPLAY), trace = replay || mc_app_has(app, MC_APP_TRACE);
+    bool logits = trace || mc_app_has(app, MC_APP_LOGITS);
     if (!mc_app_integer(app, MC_APP_MAX_NEW, 0, 1 << 30, logits ? 0 : 32, &g->max_new) ||
         !mc_app_real(app, MC_APP_TEMPERATURE, 0, 1e6, 0, &g->sampling.temperature) ||
         !mc_app_real(app, MC_APP_TOP_P, 0, 1, 1, &g->sampling.top_p) ||
@@ -158,6 +157,8 @@ generate(generation *g)
     g->sampling.seed = (uint64_t)seed;
     g->text = mc_app_has(app, MC_APP_PROMPT);
     if (g->text && !g->max_new && !logits) return mc_app_usage(app, "--max-new 0 leaves nothing to do");
+    if (replay && g->max_new)
+        return mc_app_usage(app, "--replay adds no tokens: give all of the trace's with --ids, and no --max-new");
     int code = mc_app_read_ids(app, &g->prompt);
     if (code != MC_APP_OK) return code;
     g->first = mc_app_first(app, g->prompt.n_sequences, app->rank);
@@ -165,6 +166,7 @@ generate(generation *g)
     g->sampling.seed += DRAWS_OF_A_SEQUENCE * g->first; /* the session counts sequences from 0 */
     moec_session_options options = {.max_batch = (int64_t)mc_app_most(app, g->prompt.n_sequences),
                                     .max_positions = (int64_t)g->prompt.n_tokens + (g->max_new ? g->max_new - 1 : 0)};
+    if (trace) options.max_new = (int64_t)g->prompt.n_tokens; /* what is fed at once is one step */
     code = mc_app_open(app, &options);
     g->n_eos = mc_app_eos(app, g->eos);
     if (code == MC_APP_OK) code = feed_prompt(g);

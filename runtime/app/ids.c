@@ -86,7 +86,7 @@ from_list(const mc_app *app, const char *text, mc_app_ids *out)
 static int
 from_text(const mc_app *app, const char *text, mc_app_ids *out)
 {
-    int64_t vocab = moec_model_vocab(app->model);
+    int64_t vocab = mc_app_vocab(app);
     if (vocab != 256)
         return mc_app_usage(
             app,
@@ -107,7 +107,7 @@ mc_app_read_ids(const mc_app *app, mc_app_ids *out)
 {
     const char *ids = mc_app_value(app, MC_APP_IDS), *prompt = mc_app_value(app, MC_APP_PROMPT);
     *out = (mc_app_ids){0};
-    if (!moec_model_vocab(app->model))
+    if (!mc_app_vocab(app))
         return mc_app_usage(app, "%s has no tokens; say --input NAME=FILE.npy", moec_model_name(app->model));
     if (ids && prompt) return mc_app_usage(app, "--ids or --prompt, not both");
     if (prompt) return from_text(app, prompt, out);

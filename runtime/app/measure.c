@@ -207,18 +207,16 @@ surprise(const float *logits, size_t vocab, int32_t id)
 static int
 score_windows(mc_app *app, const unsigned char *bytes, size_t window, size_t n_windows, double *out_bits)
 {
-    size_t vocab = (size_t)moec_model_vocab(app->model);
+    size_t vocab = (size_t)mc_app_vocab(app);
     int32_t *ids = malloc(window * sizeof *ids);
     float *logits = malloc(window * vocab * sizeof *logits);
     double *bits = calloc(app->size, sizeof *bits);
-    moec_error error;
     int code = ids && logits && bits ? MC_APP_OK : mc_app_fail(app, "out of memory");
     for (size_t w = 0; w < n_windows && code == MC_APP_OK; w += app->size) {
         bool mine = w + app->rank < n_windows;
         for (size_t i = 0; i < window && mine; i++) ids[i] = bytes[(w + app->rank) * window + i];
         moec_session_reset(app->session);
-        if (moec_session_feed(app->session, ids, mine, window, logits, &error) != MOEC_OK)
-            code = mc_app_fail(app, "%s", error.text);
+        code = mc_app_feed(app, ids, mine, window, logits);
         bits[app->rank] = 0;
         for (size_t i = 1; i < window && mine && code == MC_APP_OK; i++)
             bits[app->rank] += surprise(logits + (i - 1) * vocab, vocab, ids[i]);
@@ -238,9 +236,9 @@ mc_app_score(mc_app *app)
     mc_mapping m;
     mc_fault e;
     double bits = 0;
-    if (moec_model_vocab(app->model) != 256)
+    if (mc_app_vocab(app) != 256)
         return mc_app_usage(app, "--score works for models whose tokens are bytes (256); this one has %lld",
-                            (long long)moec_model_vocab(app->model));
+                            (long long)mc_app_vocab(app));
     if (!mc_app_integer(app, MC_APP_WINDOW, 2, 1 << 20, 256, &window)) return MC_APP_USAGE;
     moec_session_options options = {.max_positions = window, .max_new = window};
     if (mc_file_map(mc_app_value(app, MC_APP_SCORE), &m, &e) != MOEC_OK) return mc_app_fail(app, "%s", e.text);

@@ -184,16 +184,15 @@ write_output(const mc_app *app, const char *path, const moec_tensor *o)
 static int
 run(mc_app *app, tensors *t)
 {
-    moec_error error;
     moec_session_options options = {0};
-    if (!mc_app_has(app, MC_APP_OUTPUT)) return mc_app_usage(app, "which output? Say --output NAME=FILE.npy");
+    bool route = mc_app_has(app, MC_APP_TRACE) || mc_app_has(app, MC_APP_REPLAY);
+    if (!route && !mc_app_has(app, MC_APP_OUTPUT)) return mc_app_usage(app, "which output? Say --output NAME=FILE.npy");
     int code = read_inputs(app, t);
     if (code == MC_APP_OK) code = take_share(app, t);
     if (code == MC_APP_OK) code = mc_app_open(app, &options);
     if (code == MC_APP_OK) code = make_outputs(app, t);
     if (code != MC_APP_OK) return code;
-    if (moec_session_run(app->session, t->inputs, (size_t)t->n_in, t->outputs, (size_t)t->n_out, &error) != MOEC_OK)
-        return mc_app_fail(app, "%s", error.text);
+    code = mc_app_run(app, t->inputs, (size_t)t->n_in, t->outputs, (size_t)t->n_out);
     for (int i = 0; i < t->n_out && code == MC_APP_OK; i++) {
         code = collect(app, t, i);
         if (code == MC_APP_OK && mc_app_speaks(app)) code = write_output(app, t->out_paths[i], &t->outputs[i]);

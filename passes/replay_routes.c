@@ -32,20 +32,18 @@ objection(const mc_op *def)
 {
     switch (def ? (int)def->opcode : MC_OP_CALL) {
     case MC_OP_ROUTE_TOP:
-    case MC_OP_ROUTE_CHOOSE:
-    case MC_OP_ROUTE_LOOKUP: return NULL;
+    case MC_OP_ROUTE_CHOOSE: return NULL;
     case MC_OP_ROUTE_SPARSEMIXER: return "sparsemixer has weights for its own two choices only";
     case MC_OP_CAST: return "hash has weights for its own candidates only";
     }
     return "they are made in another block";
 }
 
-/* Weights again, of the given ids, as the choice computes them. A lookup's follow from the ids. */
+/* Weights again, of the given ids, as the choice computes them. */
 static bool
 replace_weights(mc_builder *b, mc_op *choice, mc_value *ids)
 {
     mc_value *pair[2] = {mc_operand(choice, 0), ids}, *old = mc_result(choice, 0);
-    if (choice->opcode == MC_OP_ROUTE_LOOKUP) return true;
     mc_opcode opcode = choice->opcode == MC_OP_ROUTE_TOP ? MC_OP_ROUTE_TAKE : MC_OP_ROUTE_MASK;
     mc_value *weights = mc_build1(b, opcode, pair, 2, NULL, 0);
     if (!weights) return false;
@@ -63,6 +61,7 @@ replay(replayer *r, mc_func *f, mc_op *output, mc_values *gained)
         reader = ids->def;
         ids = mc_operand(reader, 0);
     }
+    if (mc_def_is(ids, MC_OP_ROUTE_LOOKUP)) return true;
     mc_str name = mc_attr_str(output, "name");
     const char *why = objection(ids->def);
     if (why)

@@ -81,10 +81,9 @@ mc_ep_row_bytes(int64_t width, moec_dtype wire)
 }
 
 double
-mc_ep_experts_time(double rows, int64_t width, int64_t inner, int n_matrices, double weight_bytes,
-                   const mc_ep_processor *ranks)
+mc_ep_experts_time(double rows, double products, double weight_bytes, const mc_ep_processor *ranks)
 {
-    double work = 2.0 * n_matrices * (double)width * (double)inner * rows / (ranks->compute * 1e12);
+    double work = 2 * products * rows / (ranks->compute * 1e12);
     double reading = weight_bytes / (ranks->memory * 1e9);
     return work > reading ? work : reading;
 }

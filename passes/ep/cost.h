@@ -38,9 +38,8 @@ double mc_ep_flow_time(const mc_ep_flow *flow, const mc_ep_load *load, const mc_
 /* Bytes of a row on the wire: f8e4m3 with an f32 for each run of 128. */
 double mc_ep_row_bytes(int64_t width, moec_dtype wire);
 
-/* Products of `rows` rows with n_matrices matrices of width x inner of some expert, whose weights are read once. */
-double mc_ep_experts_time(double rows, int64_t width, int64_t inner, int n_matrices, double weight_bytes,
-                          const mc_ep_processor *ranks);
+/* `rows` rows of `products` multiplications each, with weights that are read once. */
+double mc_ep_experts_time(double rows, double products, double weight_bytes, const mc_ep_processor *ranks);
 
 /* Stages that can run beside each other, cut in chunks: the longest, the others' first chunk, and `each` for a chunk.
  */

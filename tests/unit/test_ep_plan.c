@@ -266,7 +266,7 @@ START_TEST(worked_example)
     ck_assert_double_le(error_of("remote MB back", 32, 159, back.nodes / 1e6), 0.005);
     ck_assert_double_le(error_of("dispatch us", 32, 1870, dispatch * 1e6), 0.005);
     ck_assert_double_le(error_of("combine us", 32, 3620, combine * 1e6), 0.005);
-    double experts = mc_ep_experts_time(4096 * 8, WIDTH, 2048, 3, 8.0 * 3 * WIDTH * 2048, &links.ranks);
+    double experts = mc_ep_experts_time(4096 * 8, 3.0 * WIDTH * 2048, 8.0 * 3 * WIDTH * 2048, &links.ranks);
     ck_assert_double_le(error_of("experts us", 32, 4800, experts * 1e6), 0.01);
     ck_assert_double_le(error_of("serial us", 32, 10300, (dispatch + experts + combine) * 1e6), 0.01);
     double stages[] = {dispatch + combine, experts};

@@ -285,6 +285,7 @@ static const mc_comm_backend backend = {
     .begin = mc_mpi_begin,
     .test = mc_mpi_test,
     .late = mc_mpi_late,
+    .rest = mc_mpi_rest,
     .abort = mc_mpi_abort,
     .aborted = mc_mpi_aborted,
 };

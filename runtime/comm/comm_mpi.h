@@ -24,7 +24,7 @@ typedef struct mc_mpi_slot { /* an exchange under way: parts[i] is what requests
 
 /* What a rank says to all others when it leaves: its work is done, or it gives up and says why. */
 typedef struct mc_mpi_word {
-    uint32_t gives_up;
+    uint32_t gives_up, rank; /* rank: whose fault it is, as far as the speaker heard */
     char why[MC_FAULT_BYTES];
 } mc_mpi_word;
 
@@ -43,6 +43,7 @@ typedef struct mc_mpi {
     int *indices;
     uint16_t *turns;           /* of each peer: the tag of the next exchange with it */
     mc_mpi_process *processes; /* of each rank of this node */
+    double last_news;          /* when something of an exchange last changed */
     double next_look;          /* when to look for what ends an exchange early again */
     double next_hearing;       /* and for words alone */
     MPI_Request word;          /* the open receive */
@@ -78,6 +79,8 @@ void mc_mpi_hear(mc_mpi *m);
 bool mc_mpi_leave(mc_mpi *m);
 void mc_mpi_abort(void *state, const char *why);
 bool mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes);
+/* Sleeps a little when nothing has come for long. */
+void mc_mpi_rest(void *state, double seconds);
 /* Gives the words that were said a moment to arrive, and others the time to say theirs; then wakes those of this node
  * that are stopped, because the launcher would wait for them for ever: they find the word and end. */
 void mc_mpi_linger(mc_mpi *m);

@@ -57,6 +57,7 @@ mc_mpi_begin(void *state, uint32_t index, const mc_exchange *x, mc_fault *error)
     assert(index < MC_COMM_REQUESTS);
     mc_mpi_slot *slot = &m->slots[index];
     slot->n_parts = slot->n_left = 0;
+    m->last_news = mc_seconds();
     uint32_t n = x->n_peers, next = 0;
     while (next < n && x->peers[next] <= m->rank) next++;
     int code = MPI_SUCCESS;
@@ -164,9 +165,9 @@ mc_mpi_test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc_
     }
     *out_done = slot->n_left == 0;
     if (*out_done) return slot->n_parts ? look_for_failures(m, out_peer, error) : MOEC_OK;
-    if (n_done) return MOEC_OK;
     double now = mc_seconds();
-    if (now < m->next_look) return MOEC_OK;
+    if (n_done) m->last_news = now;
+    if (n_done || now < m->next_look) return MOEC_OK;
     m->next_look = now + between_looks;
     moec_status s = look_for_failures(m, out_peer, error);
     if (s == MOEC_OK) s = look_for_strays(m, out_peer, error);

@@ -14,7 +14,7 @@
 #include <time.h>
 
 enum { WORD_TAG = 1 };
-static const double between_hearings = 0.001, linger_seconds = 0.3;
+static const double between_hearings = 0.001, linger_seconds = 0.3, until_naps = 0.1, nap = 0.0002;
 
 typedef struct mc_mpi_job {
     pthread_mutex_t lock;
@@ -123,11 +123,12 @@ mc_mpi_listen(mc_mpi *m, mc_fault *error)
 }
 
 static void
-say(mc_mpi *m, bool gives_up, const char *why)
+say(mc_mpi *m, bool gives_up, uint32_t rank, const char *why)
 {
     if (m->has_said) return;
     m->has_said = true;
     m->said.gives_up = gives_up;
+    m->said.rank = rank;
     strncpy(m->said.why, why, sizeof m->said.why - 1);
     for (uint32_t peer = 0; peer < m->size; peer++) {
         m->said_word[peer] = MPI_REQUEST_NULL;
@@ -149,7 +150,7 @@ mc_mpi_hear(mc_mpi *m)
         m->left[from] = mc_seconds();
         if (m->heard.gives_up && !m->has_failed) {
             m->has_failed = true;
-            m->failed_rank = from;
+            m->failed_rank = m->heard.rank < m->size ? m->heard.rank : from;
             m->heard.why[sizeof m->heard.why - 1] = 0;
             memcpy(m->failure, m->heard.why, sizeof m->failure);
         }
@@ -161,7 +162,7 @@ bool
 mc_mpi_leave(mc_mpi *m)
 {
     double until = mc_seconds() + m->deadline;
-    say(m, false, "");
+    say(m, false, m->rank, "");
     while (m->n_left + 1 < m->size && !m->has_failed && mc_seconds() < until) {
         mc_mpi_hear(m);
         sched_yield();
@@ -174,7 +175,10 @@ mc_mpi_abort(void *state, const char *why)
 {
     mc_mpi *m = state;
     m->is_quiet = mc_mpi_take_back(m) && m->is_quiet;
-    say(m, true, why);
+    if (m->has_failed)
+        say(m, true, m->failed_rank, m->failure); /* for those whom the first word has not reached yet */
+    else
+        say(m, true, m->rank, why);
 }
 
 bool
@@ -190,6 +194,17 @@ mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes)
     *out_rank = m->failed_rank;
     snprintf(out_why, n_bytes, "%s", m->failure);
     return true;
+}
+
+/* Transfers need us: only what has taken long by any measure is a rank that computes, and may want this processor. */
+void
+mc_mpi_rest(void *state, double seconds)
+{
+    const mc_mpi *m = state;
+    if (mc_seconds() < m->last_news + until_naps)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){.tv_nsec = (long)((seconds < nap ? seconds : nap) * 1e9)}, NULL);
 }
 
 void

@@ -86,9 +86,9 @@ read_mesh(reader *r)
     do {
         mc_str name = word(r);
         if (!name.len || !accept(r, '=')) return fail(r, "an axis is written as name = size");
-        if (find_axis(r, name)) return fail(r, "the axis is there twice");
-        if (r->n_axes == MAX_AXES) return fail(r, "a mesh has at most 8 axes");
-        axis *a = &r->axes[r->n_axes++];
+        axis *a = find_axis(r, name); /* a later size wins */
+        if (!a && r->n_axes == MAX_AXES) return fail(r, "a mesh has at most 8 axes");
+        if (!a) a = &r->axes[r->n_axes++];
         a->name = name;
         if (!number(r, 1, &a->size)) return false;
     } while (accept(r, ','));

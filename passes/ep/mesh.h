@@ -1,8 +1,7 @@
-/* mesh: what a model's place block says, read from the module's meta "place" (canonical text, one setting after
- * another):
+/* mesh: what a model's place block says, read from the module's meta "place": settings, of which the later one wins:
  *
- *     mesh dp = 4, ep = 64, tp = 1; experts over = ep; tokens over = [dp, ep]; redundant 32; layout round_robin; nodes
- * 8; order tree; exchange node
+ *     mesh dp = 4, ep = 64, tp = 1; experts over = ep; tokens over = [dp, ep]; redundant 32; layout round_robin;
+ *     nodes 8; order tree; exchange node
  *
  * The axis that experts are over is `ep`, whatever its name; the other axes that tokens are over are `dp`; what is left
  * is `tp`, and must be 1. Rank r is number r % ep of replica r / ep; node n has the ranks n * world / nodes onwards. */

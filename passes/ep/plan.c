@@ -104,9 +104,8 @@ place(const mc_ep_plan *plan, mc_ep_layer *l, mc_arena *arena, mc_diags *diags)
     const mc_ep_mesh *mesh = &plan->mesh;
     int64_t experts = l->load.choice.experts, all = experts + mesh->redundant;
     if (all % mesh->ep != 0 || all > INT32_MAX / 2)
-        return mc_error(diags, l->dispatch->span, MC_E0801,
-                        "%lld experts and %lld redundant ones do not divide over %lld ranks", (long long)experts,
-                        (long long)mesh->redundant, (long long)mesh->ep);
+        return mc_error(diags, l->dispatch->span, MC_E0801, "%lld experts%s do not divide over %lld ranks",
+                        (long long)all, mesh->redundant ? ", redundant ones included," : "", (long long)mesh->ep);
     l->slots = all / mesh->ep;
     int32_t *placed = MC_NEW_N(arena, int32_t, all);
     l->placed = placed;
@@ -129,7 +128,7 @@ gates_bytes(const mc_ep_plan *plan)
 static const char *
 refusal(const mc_ep_layer *l, int way)
 {
-    if (way == MC_EP_BY_ALL) return "no backend does it: every rank would compute with all rows in reach";
+    if (way == MC_EP_BY_ALL) return "no backend does it";
     if (way != MC_EP_BY_NODE) return NULL;
     if (l->load.nodes == 1) return "there is one node: rows would be copied twice";
     return l->load.ranks == l->load.nodes ? "a node has one rank: it is the way by rank" : NULL;

@@ -33,7 +33,7 @@ put_time(mc_buf *out, double seconds)
 static void
 put_count(mc_buf *out, double n)
 {
-    mc_buf_printf(out, n == (double)(int64_t)n ? "%.0f" : "%.1f", n);
+    mc_buf_printf(out, n < 100 && n != (double)(int64_t)n ? "%.1f" : "%.0f", n);
 }
 
 static const char *
@@ -66,7 +66,11 @@ put_head(const mc_ep_plan *p, bool explain, mc_buf *out)
     const mc_ep_links *l = &p->settings.links;
     mc_buf_printf(out, "%.*s: %lld ranks share the experts", MC_FMT(p->model), (long long)m->ep);
     if (m->dp > 1) mc_buf_printf(out, ", %lld replicas", (long long)m->dp);
-    mc_buf_printf(out, ", %lld node%s", (long long)m->nodes, m->nodes > 1 ? "s" : "");
+    int64_t on_node = m->ep * m->dp / m->nodes;
+    if (m->nodes > 1)
+        mc_buf_printf(out, ", %lld nodes of %lld", (long long)m->nodes, (long long)on_node);
+    else
+        mc_buf_puts(out, ", one node");
     mc_buf_printf(out, "; %lld tokens a rank\n", (long long)p->settings.tokens);
     mc_buf_printf(out, "  order     %s\n",
                   m->order == MC_EP_TREE ? "tree: each rank adds up, then ranks in ascending order"
@@ -113,7 +117,7 @@ put_holders(const mc_ep_plan *p, const mc_ep_layer *l, bool explain, mc_buf *out
     int64_t n = l->load.ranks;
     mc_buf_printf(out, "  held      %lld a rank", (long long)l->slots);
     if (p->mesh.redundant) mc_buf_printf(out, ", %lld of all are second copies", (long long)p->mesh.redundant);
-    bool line = explain || l->slots > 16;
+    bool line = explain || l->slots > 16 || p->mesh.redundant || p->mesh.round_robin;
     mc_buf_puts(out, line ? "\n" : ":");
     for (int64_t r = 0; r < n; r++) {
         bool shown = explain || n <= SHOWN_RANKS + 1 || r < SHOWN_RANKS - 1 || r == n - 1;
@@ -203,7 +207,7 @@ put_times(const mc_ep_plan *p, const mc_ep_layer *l, bool explain, mc_buf *out)
     put_time(out, sum);
     mc_buf_puts(out, "\n  buffers   ");
     put_bytes(out, l->buffer_bytes);
-    mc_buf_puts(out, " a rank, at the bounds above\n");
+    mc_buf_puts(out, " a rank at the bounds above\n");
     if (!explain) return;
     double stages[] = {w->there_time + w->back_time, l->experts_time};
     mc_buf_puts(out, "            in 4 chunks of tokens it would be ");

@@ -83,8 +83,8 @@ typedef enum mc_sim_layout { MC_SIM_CONTIGUOUS, MC_SIM_ROUND_ROBIN, MC_SIM_EPLB 
 /* "contiguous", "round_robin", "eplb". */
 bool mc_sim_layout_parse(mc_str text, mc_sim_layout *out);
 const char *mc_sim_layout_name(mc_sim_layout layout);
-/* A slot for every expert and `redundant` more, or as many as there are ranks; equal numbers on every rank, where some
- * may stay empty (-1) unless EPLB fills them. loads [experts]: for EPLB. Errors: ARGUMENT. */
+/* A slot for every expert and `redundant` more, rounded up so that every rank has as many; where ranks are more than
+ * experts, experts have several. loads [experts]: for EPLB. Errors: ARGUMENT: what would fit. */
 moec_status mc_sim_slots(mc_arena *arena, mc_sim_layout layout, const mc_ep_load *load, int64_t redundant,
                          const float *loads, const int32_t **out_slots, int64_t *out_per_rank,
                          mc_fault *error) MOEC_MUST_USE;

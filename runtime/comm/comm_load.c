@@ -118,6 +118,8 @@ mc_comm_load(const char *name, const mc_comm_backend **out, mc_fault *error)
         variable[prefix + i] = (char)toupper((unsigned char)name[i]);
     }
     *out = NULL;
+    if (strcmp(name, "threads") == 0)
+        return mc_fail(error, MOEC_ERR_ARGUMENT, "ranks that are threads of one process: moec_comm_threads makes them");
     if (!plain) return mc_fail(error, MOEC_ERR_ARGUMENT, "no backend \"%.40s\" of comm: %s", name, advice(""));
     snprintf(s.file, sizeof s.file, "libmoec_comm_%s.so", name);
     const char *given = getenv(variable);
@@ -129,6 +131,8 @@ mc_comm_load(const char *name, const mc_comm_backend **out, mc_fault *error)
     if (s.why[0])
         return mc_fail(error, MOEC_ERR_NOT_FOUND, "the backend %s of comm cannot be loaded: %s; %s", name, s.why,
                        advice(name));
-    return mc_fail(error, MOEC_ERR_NOT_FOUND, "no %s: looked for %s%s%s; %s", s.file, s.looked,
-                   given && *given ? " as says " : "", given && *given ? variable : "", advice(name));
+    if (given && *given)
+        return mc_fail(error, MOEC_ERR_NOT_FOUND, "no %s: looked for %s as %s says; %s", s.file, s.looked, variable,
+                       advice(name));
+    return mc_fail(error, MOEC_ERR_NOT_FOUND, "no %s: looked for %s; %s", s.file, s.looked, advice(name));
 }

@@ -46,11 +46,12 @@ takes(const talk *t, uint32_t peer)
 /* ---- headers -------------------------------------------------------------------------------------------------- */
 
 static moec_status
-wrong(moec_comm *c, const talk *t, uint32_t peer, const char *field, uint64_t theirs, uint64_t ours)
+differ(moec_comm *c, const talk *t, uint32_t peer, const char *has, uint64_t theirs, uint64_t ours, const char *unit)
 {
     char step[40];
-    return mc_comm_break(c, MOEC_ERR_MISMATCH, "%s: rank %u %s %" PRIu64 ", rank %u %" PRIu64 "%s", t->what, peer,
-                         field, theirs, c->place.rank, ours, mc_comm_in_step(c, step, sizeof step));
+    return mc_comm_break(c, MOEC_ERR_MISMATCH, "%s: rank %u %s %" PRIu64 "%s, rank %u %s %" PRIu64 "%s%s", t->what,
+                         peer, has, theirs, unit, c->place.rank, has, ours, unit,
+                         mc_comm_in_step(c, step, sizeof step));
 }
 
 static moec_status
@@ -60,19 +61,23 @@ check_header(moec_comm *c, const talk *t, uint32_t peer, const mc_record_header 
     mc_comm_in_step(c, step, sizeof step);
     if (theirs->magic != ours->magic)
         return mc_comm_break(c, MOEC_ERR_MISMATCH,
-                             "%s: what rank %u sends to rank %u is no record (%08" PRIx32 " instead of %08" PRIx32
-                             "): it is doing something else%s",
+                             "%s: what rank %u sends to rank %u is no record (it begins with %08" PRIx32
+                             " instead of %08" PRIx32 ")%s",
                              t->what, peer, c->place.rank, theirs->magic, ours->magic, step);
-    if (theirs->from != peer) return wrong(c, t, peer, "calls itself rank", theirs->from, peer);
+    if (theirs->from != peer)
+        return mc_comm_break(c, MOEC_ERR_MISMATCH,
+                             "%s: what rank %u sends to rank %u is a record of rank %" PRIu32 "%s", t->what, peer,
+                             c->place.rank, theirs->from, step);
     if (theirs->hash != ours->hash)
         return mc_comm_break(c, MOEC_ERR_MISMATCH,
-                             "%s: rank %u runs the model %016" PRIx64 ", rank %u %016" PRIx64
-                             ": start all ranks with the same one%s",
+                             "%s: rank %u runs the model %016" PRIx64 ", rank %u runs %016" PRIx64
+                             "%s: start all ranks with the same one",
                              t->what, peer, theirs->hash, c->place.rank, ours->hash, step);
-    if (theirs->epoch != ours->epoch) return wrong(c, t, peer, "places experts by epoch", theirs->epoch, ours->epoch);
-    if (theirs->step != ours->step) return wrong(c, t, peer, "is in step", theirs->step, ours->step);
-    if (theirs->call != ours->call) return wrong(c, t, peer, "is at call", theirs->call, ours->call);
-    if (theirs->n_bytes != ours->n_bytes) return wrong(c, t, peer, "has bytes:", theirs->n_bytes, ours->n_bytes);
+    if (theirs->epoch != ours->epoch)
+        return differ(c, t, peer, "has placement", theirs->epoch, ours->epoch, " of the experts");
+    if (theirs->step != ours->step) return differ(c, t, peer, "is at step", theirs->step, ours->step, "");
+    if (theirs->call != ours->call) return differ(c, t, peer, "is at call", theirs->call, ours->call, "");
+    if (theirs->n_bytes != ours->n_bytes) return differ(c, t, peer, "has", theirs->n_bytes, ours->n_bytes, " bytes");
     return MOEC_OK;
 }
 

@@ -243,6 +243,21 @@ waits(rank *me, const run *r)
     return is;
 }
 
+/* The lowest peer that this rank waits for, of those that left or of all; of one peer, what it owes before what it has
+ * not taken. */
+static const run *
+awaited(rank *me, const request *q, bool left)
+{
+    const run *found = NULL;
+    for (uint32_t i = 0; i < q->n_runs; i++) {
+        const run *r = &q->runs[i];
+        if (left && !atomic_load(&me->of->ranks[r->peer].left)) continue;
+        if (found && (found->peer < r->peer || (found->peer == r->peer && found->direction == RECEIVER))) continue;
+        if (waits(me, r)) found = r;
+    }
+    return found;
+}
+
 static moec_status
 wrong_size(const request *q, mc_fault *error)
 {
@@ -266,27 +281,18 @@ test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc_fault *
         return wrong_size(q, error);
     }
     if (atomic_load(&me->of->broken) || atomic_load(&me->of->n_left) == 0) return MOEC_OK;
-    for (uint32_t i = 0; i < q->n_runs; i++) {
-        const run *r = &q->runs[i];
-        if (!atomic_load(&me->of->ranks[r->peer].left) || !waits(me, r)) continue;
-        *out_peer = r->peer;
-        return mc_fail(error, MOEC_ERR_COMM, "rank %u left the group; it should %s %zu bytes", r->peer,
-                       r->direction == RECEIVER ? "send" : "take", r->n_bytes);
-    }
-    return MOEC_OK;
+    const run *r = awaited(me, q, true);
+    if (!r) return MOEC_OK;
+    *out_peer = r->peer;
+    return mc_fail(error, MOEC_ERR_COMM, "rank %u left the group; it should %s %zu bytes", r->peer,
+                   r->direction == RECEIVER ? "send" : "take", r->n_bytes);
 }
 
 static void
 late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes)
 {
     rank *me = state;
-    const request *q = &me->requests[index];
-    const run *found = NULL;
-    for (uint32_t i = 0; i < q->n_runs; i++) {
-        const run *r = &q->runs[i];
-        if (found && (found->peer < r->peer || (found->peer == r->peer && found->direction == RECEIVER))) continue;
-        if (waits(me, r)) found = r;
-    }
+    const run *found = awaited(me, &me->requests[index], false);
     *out_peer = found ? found->peer : me->number;
     *out_bytes = found && found->direction == RECEIVER ? found->n_bytes : 0;
 }

@@ -1,6 +1,7 @@
 /* Traces of routers: what is written is read, lines of JSON are read, and no damaged, cut or foreign file is believed.
  */
 #define _GNU_SOURCE
+#include "runtime/placement.h"
 #include "runtime/trace.h"
 
 #include <check.h>
@@ -252,6 +253,89 @@ START_TEST(refuses_bad_lines)
 }
 END_TEST
 
+/* ---- placements ------------------------------------------------------------------------------------------------- */
+
+static const int32_t first_slots[] = {0, 3, 1, -1, 2, 0}, second_slots[] = {1, 0};
+static const mc_placement_layer placed[] = {{"layers.0", 4, 6, first_slots}, {"layers.1", 2, 2, second_slots}};
+static const mc_placement placement = {"small", 0xFEDCBA9876543210, 2, 1, placed, 2};
+
+START_TEST(placements_are_read_again)
+{
+    mc_placement *p;
+    OK(mc_placement_write(path, &placement, &error));
+    OK(mc_placement_open(path, &p, &error));
+    ck_assert_str_eq(p->model, "small");
+    ck_assert(p->hash == placement.hash);
+    ck_assert_uint_eq(p->n_layers, 2);
+    ck_assert_str_eq(p->layers[1].name, "layers.1");
+    ck_assert_uint_eq(p->layers[0].n_slots, 6);
+    ck_assert_mem_eq(p->layers[0].slots, first_slots, sizeof first_slots);
+    uint32_t experts[] = {4, 2};
+    OK(mc_placement_check(p, "small", 0, 2, experts, 2, &error));
+    ck_assert_int_eq(mc_placement_check(p, "large", 0, 2, experts, 2, &error), MOEC_ERR_MISMATCH);
+    SAYS("of the model small, not of large: make one with moec plan --place");
+    ck_assert_int_eq(mc_placement_check(p, "small", 5, 2, experts, 2, &error), MOEC_ERR_MISMATCH);
+    ck_assert_int_eq(mc_placement_check(p, "small", 0, 4, experts, 2, &error), MOEC_ERR_MISMATCH);
+    SAYS("for 2 ranks, not for 4");
+    ck_assert_int_eq(mc_placement_check(p, "small", 0, 2, experts, 1, &error), MOEC_ERR_MISMATCH);
+    experts[1] = 3;
+    ck_assert_int_eq(mc_placement_check(p, "small", 0, 2, experts, 2, &error), MOEC_ERR_MISMATCH);
+    SAYS("layers.1 of the placement has 2 experts, of small 3");
+    mc_placement_close(p);
+    ck_assert_int_eq(mc_placement_open("/nonexistent/p", &p, &error), MOEC_ERR_NOT_FOUND);
+}
+END_TEST
+
+#define HEAD "{\"format\":\"moec placement\",\"version\":1,\"model\":\"m\",\"hash\":\"0000000000000000\",\"ranks\":2,"
+
+static const struct {
+    const char *text;
+    moec_status status;
+    const char *says;
+} bad_placements[] = {
+    {"", MOEC_ERR_SYNTAX, "x.json"},
+    {"[]", MOEC_ERR_SYNTAX, "format"},
+    {"{\"format\":\"moec placement\",\"version\":2}", MOEC_ERR_MISMATCH, "this moec reads version 1"},
+    {"{\"format\":\"moec placement\",\"version\":1}", MOEC_ERR_SYNTAX, "names no model"},
+    {"{\"format\":\"moec placement\",\"version\":1,\"model\":\"m\",\"hash\":\"x\"}", MOEC_ERR_SYNTAX, "hash"},
+    {HEAD "\"nodes\":3}", MOEC_ERR_SYNTAX, "nodes do not divide"},
+    {HEAD "\"nodes\":1}", MOEC_ERR_SYNTAX, "no layers"},
+    {HEAD "\"nodes\":1,\"layers\":[7]}", MOEC_ERR_SYNTAX, "no name"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\"}]}", MOEC_ERR_SYNTAX, "number of experts"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":2,\"slots\":[]}]}", MOEC_ERR_SYNTAX, "no slots"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":2,\"slots\":[0,1,0]}]}", MOEC_ERR_SYNTAX, "as many"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":2,\"slots\":[0,2]}]}", MOEC_ERR_SYNTAX, "that is none"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":2,\"slots\":[0,1.5]}]}", MOEC_ERR_SYNTAX,
+     "that is none"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":2,\"slots\":[0,-1]}]}", MOEC_ERR_SYNTAX, "in no slot"},
+    {HEAD "\"nodes\":1,\"layers\":[{\"name\":\"a\",\"experts\":9999999,\"slots\":[0,-1]}]}", MOEC_ERR_SYNTAX,
+     "number of experts"},
+};
+
+START_TEST(refuses_bad_placements)
+{
+    mc_placement *p;
+    moec_status s = mc_placement_read(bad_placements[_i].text, strlen(bad_placements[_i].text), "x.json", &p, &error);
+    ck_assert_int_eq(s, bad_placements[_i].status);
+    SAYS(bad_placements[_i].says);
+    ck_assert_ptr_null(p);
+}
+END_TEST
+
+START_TEST(writes_no_bad_placement)
+{
+    int32_t bad[] = {0, 0};
+    mc_placement_layer l = {"a", 2, 2, bad};
+    mc_placement p = {"m", 0, 2, 1, &l, 1};
+    ck_assert_int_eq(mc_placement_write(path, &p, &error), MOEC_ERR_ARGUMENT);
+    SAYS("an expert is in no slot");
+    bad[1] = 1;
+    OK(mc_placement_write(path, &p, &error));
+    p.n_nodes = 3;
+    ck_assert_int_eq(mc_placement_write(path, &p, &error), MOEC_ERR_ARGUMENT);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -267,6 +351,9 @@ main(void)
     tcase_add_test(tc, other_models);
     tcase_add_test(tc, reads_lines_of_json);
     tcase_add_loop_test(tc, refuses_bad_lines, 0, sizeof bad_lines / sizeof *bad_lines);
+    tcase_add_test(tc, placements_are_read_again);
+    tcase_add_loop_test(tc, refuses_bad_placements, 0, sizeof bad_placements / sizeof *bad_placements);
+    tcase_add_test(tc, writes_no_bad_placement);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

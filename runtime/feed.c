@@ -14,7 +14,7 @@ check_feed(const moec_session *s, const int32_t *ids, size_t n_sequences, size_t
     if (!m->vocab)
         return mc_fail(error, MOEC_ERR_ARGUMENT,
                        "%s is not a language model (i32[B, S] -> f32[B, S, V]); use named tensors", m->abi->name);
-    if (!ids || n_sequences == 0 || n_tokens == 0) return mc_fail(error, MOEC_ERR_ARGUMENT, "no ids");
+    if (!ids || (n_sequences == 0 && !m->abi->ep) || n_tokens == 0) return mc_fail(error, MOEC_ERR_ARGUMENT, "no ids");
     if (s->gpu && s->gpu->device_pointers)
         return mc_fail(error, MOEC_ERR_ARGUMENT, "this session takes device pointers: use moec_session_run");
     if (n_sequences > (size_t)s->max_batch)

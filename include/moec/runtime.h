@@ -227,7 +227,8 @@ MOEC_API moec_status moec_session_run(moec_session *session, const moec_tensor *
 /* Language models: appends n_tokens ids to each of n_sequences sequences. ids: [n_sequences][n_tokens]. out_logits:
  * NULL or room for [n_sequences][n_tokens][vocab]. Longer inputs are fed max_new at a time; that changes no bit unless
  * the model's experts have a capacity. A model without state sees only the ids of this call, which must fit in one
- * step. Errors: as moec_session_run; ARGUMENT when the model is not a language model. */
+ * step. On a rank of several n_sequences may be 0 (moec/comm.h).
+ * Errors: as moec_session_run; ARGUMENT when the model is not a language model. */
 MOEC_API moec_status moec_session_feed(moec_session *session, const int32_t *ids, size_t n_sequences, size_t n_tokens,
                                        float *out_logits, moec_error *error) MOEC_MUST_USE;
 /* The logits after the last fed position of a sequence, [vocab], until the next step; NULL before the first. */

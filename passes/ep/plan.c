@@ -253,7 +253,14 @@ mc_ep_plan_make(const mc_module *m, const mc_ep_mesh *mesh, const mc_ep_settings
 const mc_ep_layer *
 mc_ep_plan_layer(const mc_ep_plan *plan, const mc_op *dispatch)
 {
-    for (size_t i = 0; i < plan->layers.n; i++)
-        if (plan->layers.items[i].dispatch == dispatch) return &plan->layers.items[i];
-    return NULL;
+    const mc_ep_layer *equal = NULL;
+    mc_dim k = mc_type_last(mc_operand_named(dispatch, "ids")->type);
+    for (size_t i = plan->layers.n; i-- > 0;) {
+        const mc_ep_layer *l = &plan->layers.items[i];
+        if (l->dispatch == dispatch) return l;
+        if (l->load.choice.experts == mc_attr_int(dispatch, "experts") &&
+            mc_dim_eq(mc_type_last(mc_operand_named(l->dispatch, "ids")->type), k))
+            equal = l;
+    }
+    return equal;
 }

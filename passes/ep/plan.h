@@ -57,11 +57,17 @@ typedef struct mc_ep_settings {
     bool trains;
 } mc_ep_settings;
 
+typedef struct mc_ep_instance { /* a layer of the model, in order of execution */
+    mc_str path;                /* of its experts: "layers.3.mlp" */
+    size_t kind;                /* index into layers */
+} mc_ep_instance;
+
 typedef struct mc_ep_plan {
     mc_str model;
     mc_ep_mesh mesh;
     mc_ep_settings settings;
     MC_VEC(mc_ep_layer) layers;
+    MC_VEC(mc_ep_instance) instances;
     double exchange_time, experts_time; /* s of a forward step, all layers */
     double deadline;                    /* s that any one wait may take */
     uint64_t hash;
@@ -71,7 +77,8 @@ typedef struct mc_ep_plan {
  * The plan borrows from m and lives in the arena. A module without MoE layers gives a plan without layers. */
 bool mc_ep_plan_make(const mc_module *m, const mc_ep_mesh *mesh, const mc_ep_settings *settings, mc_arena *arena,
                      mc_diags *diags, mc_ep_plan *out);
-/* The layer of a moe.dispatch of the module; NULL when there is none. */
+/* The layer of a moe.dispatch of the module, or, for one that routes again (backward), one of as many experts and
+ * choices; NULL when there is none. */
 const mc_ep_layer *mc_ep_plan_layer(const mc_ep_plan *plan, const mc_op *dispatch);
 /* "expert", "rank", "node", "all". */
 const char *mc_ep_way_name(int way);

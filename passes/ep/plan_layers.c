@@ -152,18 +152,19 @@ join(finder *f, mc_str scope, mc_str path)
 static bool
 visit_dispatch(finder *f, const mc_op *op, mc_str scope)
 {
-    mc_ep_layer fresh, *l = NULL;
+    mc_ep_layer fresh;
     mc_str path;
+    size_t kind = 0;
     if (!describe(f, op, &fresh, &path)) return false;
-    for (size_t i = 0; i < f->plan->layers.n; i++)
-        if (f->plan->layers.items[i].dispatch == op) l = &f->plan->layers.items[i];
-    if (!l) {
-        fresh.first = join(f, scope, path);
+    path = join(f, scope, path);
+    while (kind < f->plan->layers.n && f->plan->layers.items[kind].dispatch != op) kind++;
+    if (kind == f->plan->layers.n) {
+        fresh.first = path;
         mc_vec_push(f->arena, &f->plan->layers, fresh);
-        l = &f->plan->layers.items[f->plan->layers.n - 1];
     }
-    l->last = join(f, scope, path);
-    l->times++;
+    f->plan->layers.items[kind].last = path;
+    f->plan->layers.items[kind].times++;
+    mc_vec_push(f->arena, &f->plan->instances, (mc_ep_instance){path, kind});
     return true;
 }
 

@@ -43,6 +43,11 @@ function(moec_mpi_object name wrapper)
   target_link_options(${name} PRIVATE -Wl,-z,nodelete -Wl,--exclude-libs,ALL)
   install(TARGETS ${name} LIBRARY DESTINATION lib/moec) # where moec looks, whatever LIBDIR is
   message(STATUS "MPI backend ${name}: ${wrapper}")
+  # Against MPI itself: bench/results/ep.md.
+  string(REPLACE moec_comm_ bench_ep_exchange_ bench ${name})
+  add_executable(${bench} EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/bench/ep_exchange.c)
+  target_include_directories(${bench} SYSTEM PRIVATE ${compile})
+  target_link_libraries(${bench} PRIVATE moec_rt ${link})
 endfunction()
 
 if(MOEC_MPI)

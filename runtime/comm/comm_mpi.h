@@ -45,7 +45,7 @@ typedef struct mc_mpi {
     mc_mpi_process *processes; /* of each rank of this node */
     double last_news;          /* when something of an exchange last changed */
     double next_look;          /* when to look for what ends an exchange early again */
-    double next_hearing;       /* and for words alone */
+    double next_hearing;       /* when to look for words alone */
     MPI_Request word;          /* the open receive */
     MPI_Request *said_word;    /* sends of our own word, never waited for */
     mc_mpi_word heard, said;
@@ -73,8 +73,8 @@ void mc_mpi_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_by
 bool mc_mpi_take_back(mc_mpi *m);
 
 moec_status mc_mpi_listen(mc_mpi *m, mc_fault *error);
-/* Takes the words that have come. */
-void mc_mpi_hear(mc_mpi *m);
+/* Takes the words that have come; looks for them once in a while only, because a look costs MPI a turn of its own. */
+void mc_mpi_hear(mc_mpi *m, double now);
 /* Says that our work is done; true when everybody said so by the deadline. */
 bool mc_mpi_leave(mc_mpi *m);
 void mc_mpi_abort(void *state, const char *why);

@@ -120,7 +120,7 @@ look_for_strays(mc_mpi *m, uint32_t *out_peer, mc_fault *error)
 static moec_status
 look_for_failures(mc_mpi *m, uint32_t *out_peer, mc_fault *error)
 {
-    mc_mpi_hear(m);
+    mc_mpi_hear(m, mc_seconds());
     if (!m->has_failed) return MOEC_OK;
     *out_peer = m->failed_rank;
     return mc_fail(error, MOEC_ERR_COMM, "rank %u gave up: %.900s", m->failed_rank, m->failure);

@@ -15,6 +15,11 @@
 
 enum { WORD_TAG = 1 };
 static const double between_hearings = 0.001, linger_seconds = 0.3, until_naps = 0.1, nap = 0.0002;
+#ifdef OPEN_MPI
+static const double until_yields = 0.0002;
+#else
+static const double until_yields = 0;
+#endif
 
 typedef struct mc_mpi_job {
     pthread_mutex_t lock;
@@ -138,8 +143,10 @@ say(mc_mpi *m, bool gives_up, uint32_t rank, const char *why)
 }
 
 void
-mc_mpi_hear(mc_mpi *m)
+mc_mpi_hear(mc_mpi *m, double now)
 {
+    if (now < m->next_hearing) return;
+    m->next_hearing = now + between_hearings;
     for (;;) {
         int done = 0;
         MPI_Status status;
@@ -147,7 +154,7 @@ mc_mpi_hear(mc_mpi *m)
         if (m->word == MPI_REQUEST_NULL || MPI_Test(&m->word, &done, &status) != MPI_SUCCESS || !done) return;
         uint32_t from = (uint32_t)status.MPI_SOURCE;
         if (m->left[from] == 0) m->n_left++;
-        m->left[from] = mc_seconds();
+        m->left[from] = now;
         if (m->heard.gives_up && !m->has_failed) {
             m->has_failed = true;
             m->failed_rank = m->heard.rank < m->size ? m->heard.rank : from;
@@ -164,7 +171,7 @@ mc_mpi_leave(mc_mpi *m)
     double until = mc_seconds() + m->deadline;
     say(m, false, m->rank, "");
     while (m->n_left + 1 < m->size && !m->has_failed && mc_seconds() < until) {
-        mc_mpi_hear(m);
+        mc_mpi_hear(m, mc_seconds());
         sched_yield();
     }
     return m->n_left + 1 == m->size && !m->has_failed;
@@ -185,26 +192,25 @@ bool
 mc_mpi_aborted(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes)
 {
     mc_mpi *m = state;
-    double now = mc_seconds();
-    if (!m->has_failed && now >= m->next_hearing) { /* whoever polls asks after every look */
-        m->next_hearing = now + between_hearings;
-        mc_mpi_hear(m);
-    }
+    if (!m->has_failed) mc_mpi_hear(m, mc_seconds());
     if (!m->has_failed) return false;
     *out_rank = m->failed_rank;
     snprintf(out_why, n_bytes, "%s", m->failure);
     return true;
 }
 
-/* Transfers need us: only what has taken long by any measure is a rank that computes, and may want this processor. */
+/* Transfers need us, so only what has taken long by any measure is a rank that computes, and may want this processor.
+ * Until then MPI decides: Open MPI yields in every look when ranks outnumber processors, and a second yield costs four
+ * ranks on two processors as much as a small exchange. */
 void
 mc_mpi_rest(void *state, double seconds)
 {
     const mc_mpi *m = state;
-    if (mc_seconds() < m->last_news + until_naps)
-        sched_yield();
-    else
+    double waited = mc_seconds() - m->last_news;
+    if (waited >= until_naps)
         nanosleep(&(struct timespec){.tv_nsec = (long)((seconds < nap ? seconds : nap) * 1e9)}, NULL);
+    else if (waited >= until_yields)
+        sched_yield();
 }
 
 void
@@ -212,7 +218,7 @@ mc_mpi_linger(mc_mpi *m)
 {
     double until = mc_seconds() + linger_seconds;
     while (m->n_left + 1 < m->size && mc_seconds() < until) {
-        if (m->is_quiet) mc_mpi_hear(m);
+        if (m->is_quiet) mc_mpi_hear(m, mc_seconds());
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     for (uint32_t r = 0; r < m->size; r++)

@@ -102,9 +102,11 @@ lay_out(mc_ep *ep, layout *l)
     uint64_t relayed = (uint64_t)relayed_rows(ep);
     uint64_t rows = (uint64_t)most(most(ep->max_assignments, ep->max_rows), ep->max_received) + relayed;
     uint64_t row = (uint64_t)ep->max_row_bytes + 16; /* f8e4m3 of one element is 8 bytes; masks of nodes */
-    if (relayed) {
+    if (ep->n_nodes > 1 && ep->per_node > 1) {
         reserve(l, &ep->masks, t, sizeof(uint64_t));
         reserve(l, &ep->node_tokens, a, i32);
+        reserve(l, &ep->node_begin, ep->n_nodes + 1, sizeof(int64_t));
+        reserve(l, &ep->one_row, (uint64_t)ep->max_row_bytes, 1);
     }
     size_t rows_bytes, relay_bytes;
     l->overflow = l->overflow || __builtin_mul_overflow(rows, row, &rows_bytes) || rows_bytes > SIZE_MAX / 4 ||
@@ -283,6 +285,8 @@ mc_ep_wait(mc_ep *ep, mc_fault *error)
     case EP_SEND_ROWS: return mc_ep_end_send_rows(ep);
     case EP_RETURN_ROWS: return mc_ep_end_return_rows(ep);
     case EP_REDUCE: return mc_ep_end_reduce(ep);
+    case EP_SEND_BY_NODE: return mc_ep_end_send_by_node(ep, error);
+    case EP_REDUCE_BY_NODE: return mc_ep_end_reduce_by_node(ep, error);
     }
     return MOEC_OK;
 }

@@ -67,7 +67,7 @@ mc_ep_send_begin(mc_ep *ep, mc_ep_way way, const mc_ep_lists *lists, mc_ep_row r
 {
     moec_status status = mc_ep_prepare(ep, "send", lists, row, out, error);
     if (status != MOEC_OK) return status;
-    (void)way;
+    if (mc_ep_by_node(ep, way)) return mc_ep_send_by_node(ep, lists, x, error);
     const ep_codec *c = &ep->codec;
     const int32_t *own = lists->sent_tokens + ep->at.out_rows[ep->me];
     mc_ep_move(c, ep->target + (size_t)ep->at.in_rows[ep->me] * c->row_bytes, NULL, x, own,

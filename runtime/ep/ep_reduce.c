@@ -19,7 +19,7 @@ mc_ep_reduce_begin(mc_ep *ep, mc_ep_way way, const mc_ep_lists *lists, mc_ep_row
     ep->n_tokens = n_tokens;
     int64_t n = ep->at.out_rows[ep->n_ranks];
     if (n > 0) memcpy(ep->index, lists->sent_tokens, (size_t)n * sizeof *ep->index);
-    (void)way;
+    if (mc_ep_by_node(ep, way)) return mc_ep_reduce_by_node(ep, lists, y, error);
     const ep_codec *c = &ep->codec;
     const int64_t *in = ep->at.in_rows, *out_rows = ep->at.out_rows;
     const unsigned char *from = y;

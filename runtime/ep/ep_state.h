@@ -41,7 +41,15 @@ typedef struct ep_bounds {
     int64_t *out_assignments, *out_rows, *in_assignments, *in_rows;
 } ep_bounds;
 
-typedef enum ep_operation { EP_NOTHING, EP_SEND, EP_SEND_ROWS, EP_RETURN_ROWS, EP_REDUCE } ep_operation;
+typedef enum ep_operation {
+    EP_NOTHING,
+    EP_SEND,
+    EP_SEND_ROWS,
+    EP_RETURN_ROWS,
+    EP_REDUCE,
+    EP_SEND_BY_NODE,
+    EP_REDUCE_BY_NODE
+} ep_operation;
 
 struct mc_ep {
     moec_comm *comm;
@@ -74,6 +82,8 @@ struct mc_ep {
     int32_t *counts;      /* [MC_EP_COUNTS, R] copy */
     uint64_t *masks;      /* [T] zero between uses */
     int32_t *node_tokens; /* tokens that go to each other node */
+    int64_t *node_begin;  /* [N + 1] where those of each node begin */
+    float *one_row;
     unsigned char *out, *in, *relay;
     size_t buffer_bytes, relay_bytes;
 };

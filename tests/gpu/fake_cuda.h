@@ -85,7 +85,8 @@ typedef struct fake_work {
 CUresult fake_append(CUstream stream, fake_work work);
 bool fake_is_capturing(void); /* any stream of this thread's context; then many calls are refused */
 CUresult fake_spoil_capture(void);
-void fake_finish_all(CUcontext context);
+void fake_finish_all(CUcontext context); /* what can be done now */
+void fake_wait_for_device(CUcontext context);
 CUresult fake_run_launch(CUcontext context, const fake_work *work); /* fake_module.c */
 
 #endif

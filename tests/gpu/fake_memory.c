@@ -105,13 +105,13 @@ fake_forget_memory(int device)
     }
 }
 
-/* Of exactly this address. */
+/* Of exactly this address. As the real driver does it waits for all that the device has to do. */
 static CUresult
 remove_block(uint64_t address, unsigned kind)
 {
+    fake_wait_for_device(fake_context());
     for (block **at = &blocks; *at; at = &(*at)->next) {
         if ((uintptr_t)(*at)->address != address || (*at)->kind != kind) continue;
-        fake_finish_all(fake_context());
         drop(at);
         return CUDA_SUCCESS;
     }

@@ -162,6 +162,22 @@ fake_finish_all(CUcontext context)
         if (s->context == context) finish(s);
 }
 
+static bool
+is_busy(CUcontext context)
+{
+    if (context->lost != CUDA_SUCCESS) return false;
+    if (legacy[context->device].work.n) return true;
+    for (CUstream s = streams; s; s = s->next)
+        if (s->context == context && s->work.n) return true;
+    return false;
+}
+
+void
+fake_wait_for_device(CUcontext context)
+{
+    for (fake_finish_all(context); is_busy(context); fake_finish_all(context)) fake_pause();
+}
+
 /* The stream of a handle; NULL when it is none of this context. */
 static CUstream
 resolve(CUstream handle)

@@ -29,6 +29,8 @@ typedef struct job {
     uint32_t rank, size;
     uint32_t told_size;       /* another one for this rank; 0: size */
     double deadline, joining; /* joining: 0: long */
+    double late;              /* begins so much later than the others */
+    int32_t device;
     moec_status (*play)(moec_comm *comm, struct job *j);
     moec_gpu *gpu;
     moec_status status;
@@ -58,8 +60,9 @@ run_rank(void *argument)
                            .size = j->told_size ? j->told_size : j->size,
                            .deadline_seconds = j->joining ? j->joining : 30,
                            .rendezvous = meeting};
+    usleep((useconds_t)(1e6 * j->late));
     double begin = mc_seconds();
-    j->status = moec_gpu_open(0, &j->gpu, &error);
+    j->status = moec_gpu_open(j->device, &j->gpu, &error);
     o.gpu = j->gpu;
     if (j->status == MOEC_OK) j->status = moec_comm_open(&o, &comm, &error);
     snprintf(j->text, sizeof j->text, "%s", error.text);
@@ -348,6 +351,38 @@ START_TEST(growth)
 }
 END_TEST
 
+/* Two exchanges at once, so that both have their room; then one that never ends, and one that needs more room: its
+ * begin must not wait. */
+static moec_status
+play_growth_alone(moec_comm *comm, job *j)
+{
+    static unsigned char out[2][1 << 20], in[2][2][1 << 20];
+    uint32_t peer = !j->rank;
+    mc_comm_request *requests[2];
+    mc_fault e = {{0}};
+    moec_status s = MOEC_OK;
+    for (int i = 0; i < 4 && s == MOEC_OK; i++) {
+        size_t n = i == 3 ? sizeof out[0] : 1000;
+        mc_comm_run send = {out[j->rank], n}, recv = {in[j->rank][i % 2], n};
+        mc_exchange x = {"rows", 1, &peer, &send, &recv};
+        if (i == 2 && j->rank == 1) return MOEC_OK;
+        double begin = mc_seconds();
+        s = mc_comm_begin(comm, &x, &requests[i % 2], &e);
+        if (s == MOEC_OK && mc_seconds() - begin > 5) s = mc_fail(&e, MOEC_ERR_INTERNAL, "begin waited");
+        for (int r = 0; i == 1 && r < 2 && s == MOEC_OK; r++) s = mc_comm_wait(comm, requests[r], &e);
+    }
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(growth_beside_a_silent_rank)
+{
+    job jobs[2] = {{0}, {.device = 1}};
+    env("MOEC_FAKE_DEVICES", "2");
+    run(jobs, 2, 1, play_growth_alone);
+    all_well(jobs, 2);
+}
+END_TEST
+
 /* Sends from the device to the processor and the other way round, its own run too. */
 static moec_status
 play_device(moec_comm *comm, job *j)
@@ -608,6 +643,7 @@ START_TEST(files_of_an_earlier_run)
 {
     char joins[100];
     job jobs[2] = {0};
+    jobs[_i].late = 0.2;
     snprintf(joins, sizeof joins, "%s.1", meeting);
     accident(1, joins);
     accident(0, meeting);
@@ -718,6 +754,7 @@ add_tests(TCase *t)
     tcase_add_loop_test(t, exchanges, 0, (int)(sizeof ways / sizeof *ways));
     tcase_add_loop_test(t, records, 2, MAX_RANKS + 1);
     tcase_add_test(t, growth);
+    tcase_add_test(t, growth_beside_a_silent_rank);
     tcase_add_test(t, device_memory);
     tcase_add_loop_test(t, a_silent_rank, 0, 4);
     tcase_add_test(t, a_rank_that_hangs_on_the_device);
@@ -727,7 +764,7 @@ add_tests(TCase *t)
     tcase_add_loop_test(t, every_call_may_fail, 0, N_FUNCTIONS);
     tcase_add_loop_test(t, somebody_does_not_come, 0, 2);
     tcase_add_test(t, other_sizes);
-    tcase_add_test(t, files_of_an_earlier_run);
+    tcase_add_loop_test(t, files_of_an_earlier_run, 0, 2);
     tcase_add_test(t, files_that_are_something_else);
     tcase_add_test(t, folders_that_are_not_there);
     tcase_add_test(t, options);

@@ -50,17 +50,18 @@ mc_cli_usage(const char *format, ...)
     return MC_EXIT_USAGE;
 }
 
+/* 24 lines have to do. */
 static void
 print_help(void)
 {
-    puts("moec compiles models with mixture-of-experts layers to native code.\n");
+    puts("moec compiles models with mixture-of-experts layers to native code.");
     puts("  moec import DIR -o model.moe       a Hugging Face checkpoint's text");
     puts("  moec compile model.moe -o app      an executable");
     puts("  ./app --weights DIR --ids 1,2,3    run it\n");
     puts("Commands (moec COMMAND --help says more):");
     for (int i = 0; i < MC_N_COMMANDS; i++)
         printf("  %-8s %s\n", mc_command_infos[i].name, mc_command_infos[i].summary);
-    puts("\nExit codes: 0 done, 1 the input is wrong or something failed, 2 wrong command line,");
+    puts("Exit codes: 0 done, 1 the input is wrong or something failed, 2 wrong command line,");
     puts("3 this processor cannot run the code, 70 a fault of moec's own.");
 }
 

@@ -193,7 +193,8 @@ command(mc_app *app)
 static int
 run(mc_app *app)
 {
-    int code = command(app);
+    int code = mc_app_route_begin(app);
+    if (code == MC_APP_OK) code = command(app);
     if (code == MC_APP_OK) code = mc_app_route_finish(app);
     mc_app_route_close(app);
     return code;

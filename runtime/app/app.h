@@ -147,7 +147,9 @@ int mc_app_score(mc_app *app);
 /* ---- app_route.c: steps, whose choices of experts are recorded (--trace) or given (--replay) where that was asked for
  * ---- */
 
-/* Of an open session; does nothing when neither is wanted. */
+/* Whether the model can do what was asked; what begins is closed in any case. */
+int mc_app_route_begin(mc_app *app);
+/* With the session: opens the files. */
 int mc_app_route_open(mc_app *app);
 /* The file appears, and what happened is printed. */
 int mc_app_route_finish(mc_app *app);

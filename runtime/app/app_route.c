@@ -78,38 +78,50 @@ find_layers(const mc_app *app, mc_app_route *r)
     return MC_APP_OK;
 }
 
+static bool
+wants_choices(const moec_abi_model *m)
+{
+    for (uint32_t i = 0; i < m->n_outputs; i++)
+        if (is_choice(&m->outputs[i]) && input_of(m, m->outputs[i].name) != UINT32_MAX) return true;
+    return false;
+}
+
 static int
 check(const mc_app *app, const mc_app_route *r)
 {
-    bool replays = false;
-    for (uint32_t l = 0; l < r->info.n_layers; l++) replays = replays || r->layers[l].input != UINT32_MAX;
-    if (!r->info.n_layers)
-        return mc_app_usage(app, "its program tells no choices of experts: it has no layers of experts, or was not "
-                                 "compiled to tell (moec route, or --passes=@trace)");
-    if (mc_app_has(app, MC_APP_REPLAY) && !replays)
+    bool replay = mc_app_has(app, MC_APP_REPLAY), wants = wants_choices(app->abi);
+    if (replay && !wants)
         return mc_app_usage(app,
                             "its program takes no choices of experts: compile it with --passes=@replay, or say moec "
                             "route --replay");
-    if (replays && !mc_app_has(app, MC_APP_REPLAY))
-        return mc_app_usage(app, "its program takes choices of experts: say --replay TRACE");
+    if (!r->info.n_layers)
+        return mc_app_usage(app, "its program tells no choices of experts: it has no layers of experts, or was not "
+                                 "compiled to tell (moec route, or --passes=@trace)");
+    if (wants && !replay) return mc_app_usage(app, "its program takes choices of experts: say --replay TRACE");
     if (app->size > 1)
-        return mc_app_usage(app, "choices are recorded and replayed on one rank, this is a group of %u", app->size);
+        return mc_app_usage(app, "choices are recorded and replayed on one rank, not by a group of %u", app->size);
     if (app->gpu) return mc_app_usage(app, "choices are recorded and replayed on the processor: say --device cpu");
     return MC_APP_OK;
+}
+
+int
+mc_app_route_begin(mc_app *app)
+{
+    bool asked = mc_app_has(app, MC_APP_TRACE) || mc_app_has(app, MC_APP_REPLAY);
+    if (!asked && !wants_choices(app->abi)) return MC_APP_OK;
+    mc_app_route *r = app->route = calloc(1, sizeof *r);
+    int code = r ? find_layers(app, r) : mc_app_fail(app, "out of memory");
+    return code == MC_APP_OK ? check(app, r) : code;
 }
 
 int
 mc_app_route_open(mc_app *app)
 {
     const char *trace = mc_app_value(app, MC_APP_TRACE), *replay = mc_app_value(app, MC_APP_REPLAY);
+    mc_app_route *r = app->route;
     mc_fault e;
-    if (!trace && !replay) return MC_APP_OK;
-    mc_app_route *r = app->route = calloc(1, sizeof *r);
-    if (!r) return mc_app_fail(app, "out of memory");
-    int code = find_layers(app, r);
-    if (code == MC_APP_OK) code = check(app, r);
-    if (code == MC_APP_OK && replay) code = mc_replay_open(app, replay, &r->replay);
-    if (code == MC_APP_OK && trace && mc_trace_create(trace, &r->info, &r->writer, &e) != MOEC_OK)
+    int code = r && replay ? mc_replay_open(app, replay, &r->replay) : MC_APP_OK;
+    if (code == MC_APP_OK && r && trace && mc_trace_create(trace, &r->info, &r->writer, &e) != MOEC_OK)
         code = mc_app_fail(app, "%s", e.text);
     return code;
 }
@@ -283,7 +295,7 @@ print_layer(const mc_app_route *r, uint32_t layer)
         if (loads[e] > loads[busiest]) busiest = e;
     }
     double mean = (double)total / l->n_experts;
-    printf("%s: %u of %u experts a token; the busiest, %u, has %.2f times the mean; %llu have nothing\n", l->name,
+    printf("%s: %u of %u experts a token; the busiest, %u, has %.2f times the mean load, idle: %llu\n", l->name,
            l->top_k, l->n_experts, busiest, mean > 0 ? (double)loads[busiest] / mean : 0, (unsigned long long)idle);
 }
 
@@ -302,11 +314,11 @@ mc_app_route_finish(mc_app *app)
     }
     for (uint32_t i = 0; i < r->info.n_layers; i++) print_layer(r, i);
     if (r->replay)
-        printf("replayed %llu tokens in %llu steps; of %llu choices the model itself would have made %llu otherwise\n",
+        printf("replayed: tokens %llu, steps %llu; of %llu choices the model itself would have made %llu otherwise\n",
                (unsigned long long)r->n_tokens, (unsigned long long)r->n_steps, (unsigned long long)r->n_choices,
                (unsigned long long)r->n_other);
     else
-        printf("recorded %llu tokens in %llu steps\n", (unsigned long long)r->n_tokens, (unsigned long long)r->n_steps);
+        printf("recorded: tokens %llu, steps %llu\n", (unsigned long long)r->n_tokens, (unsigned long long)r->n_steps);
     return MC_APP_OK;
 }
 

@@ -3,6 +3,7 @@
 
     tool.py npy FILE                      dtype and shape of a .npy file
     tool.py close A.npy B.npy TOL         greatest difference, relative to the greatest value of B, at most TOL
+    tool.py trace FILE EXPERTS.npy        a trace's steps, and whether its choices are those of i32 [layers, tokens, k]
     tool.py zeros OUT.npy DIMS            f32 zeros, DIMS as 3x8
     tool.py nans FILE.npy                 how many of its numbers are not numbers
     tool.py safetensors OUT NAME=A.npy..  a checkpoint of f32 tensors
@@ -61,6 +62,44 @@ def close(a, b, tolerance):
     if not worst <= float(tolerance):
         sys.exit(f"differ by {worst:.3g} of the greatest value")
     print("close")
+
+
+def read_trace(path):
+    """Written from the format's description (runtime/trace.h) alone: layers' (name, experts, k), and records."""
+    data = pathlib.Path(path).read_bytes()
+    magic, version, id_bytes, _, n_layers, n_texts = struct.unpack_from("<8sIIQII", data)
+    assert magic == b"MOECTRC\0" and version == 1
+    heads = [struct.unpack_from("<IIII", data, 32 + 16 * i) for i in range(n_layers)]
+    at = 32 + 16 * n_layers
+    texts = data[at : at + n_texts].decode()
+    model, names = texts.split("\0", 1)
+    layers = []
+    for experts, k, n, _ in heads:
+        layers.append((names[:n], experts, k))
+        names = names[n:]
+    at += n_texts + -n_texts % 8
+    records = []
+    while data[at : at + 4] == b"RECD":
+        layer, step, rank, tokens = struct.unpack_from("<IQII", data, at + 4)
+        n = tokens * layers[layer][2]
+        ids = struct.unpack_from(f"<{n}{'i' if id_bytes == 4 else 'h'}", data, at + 24)
+        records.append((step, layer, rank, tokens, ids))
+        at += 24 + n * id_bytes + -(n * id_bytes) % 8
+    assert data[at : at + 4] == b"DONE" and struct.unpack_from("<Q", data, at + 8)[0] == len(records)
+    return model, layers, records
+
+
+def trace(path, experts):
+    shape, want = numbers(experts)
+    model, layers, records = read_trace(path)
+    got = []
+    for layer in range(len(layers)):
+        for step, of, rank, tokens, ids in sorted(records):
+            got += ids if of == layer else ()
+    steps = [tokens for step, layer, rank, tokens, ids in sorted(records) if layer == 0]
+    print(f"{model}, {len(layers)} layers from {layers[0][0]} on, {layers[0][2]} of {layers[0][1]}; steps {steps}")
+    if len(layers) != shape[0] or tuple(got) != want:
+        sys.exit(f"{sum(a != b for a, b in zip(got, want))} of {len(want)} choices differ, {len(got)} are there")
 
 
 def zeros(path, dims):

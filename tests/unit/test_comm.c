@@ -260,7 +260,7 @@ all_records(mc_player *p)
 
 START_TEST(test_records)
 {
-    static const uint32_t sizes[] = {1, 2, 3, 7, 32};
+    static const uint32_t sizes[] = {1, 2, 3, 7, 16};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         mc_play(sizes[i], 30, all_records, NULL, NULL, players);
         mc_played(players, sizes[i], MOEC_OK);
@@ -357,25 +357,12 @@ START_TEST(test_random)
     uint64_t n_cases = asked ? strtoull(asked, NULL, 10) : 150;
     for (uint64_t i = 0; i < n_cases; i++) {
         mc_comm_faults faults[MAX] = {{0}};
-        uint32_t n = 1 + (uint32_t)(mix(i, 1, 2) % (i % 16 == 0 ? 24 : 6));
+        uint32_t n = 1 + (uint32_t)(mix(i, 1, 2) % (i % 64 == 1 ? 64 : i % 16 == 0 ? 24 : 6));
         for (uint32_t r = 0; r < n; r++)
             if (mix(i, r, 3) % 3 == 0) faults[r] = (mc_comm_faults){.longest_delay = 3e-4, .seed = i};
         mc_play(n, 30, random_calls, &i, faults, players);
         mc_played(players, n, MOEC_OK);
     }
-}
-END_TEST
-
-/* A thousand ranks can be made and go away, played or not. */
-START_TEST(test_many)
-{
-    moec_comm **comms = calloc(MC_COMM_MAX_RANKS, sizeof(moec_comm *));
-    moec_error error;
-    ck_assert_int_eq(moec_comm_threads(MC_COMM_MAX_RANKS, NULL, comms, &error), MOEC_OK);
-    ck_assert_uint_eq(moec_comm_rank(comms[1000]), 1000);
-    ck_assert_uint_eq(moec_comm_ranks_per_node(comms[0]), MC_COMM_MAX_RANKS);
-    for (int i = 0; i < MC_COMM_MAX_RANKS; i++) moec_comm_close(comms[i]);
-    free(comms);
 }
 END_TEST
 
@@ -392,7 +379,6 @@ main(void)
     tcase_add_test(t, test_records);
     tcase_add_test(t, test_gathers);
     tcase_add_test(t, test_random);
-    tcase_add_test(t, test_many);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

@@ -383,6 +383,19 @@ START_TEST(test_headers)
 }
 END_TEST
 
+/* No byte of a header may be another one. */
+START_TEST(test_header_bytes)
+{
+    for (size_t offset = 0; offset < sizeof(mc_record_header); offset++) {
+        field none = N_FIELDS;
+        mc_comm_faults faults[2] = {{0}, {.kind = MC_COMM_SPOILS, .at = 1, .offset = offset}};
+        mc_play(2, 30, record_with, &none, faults, players);
+        expect(&players[0], MOEC_ERR_MISMATCH, "counts: ");
+        expect(&players[0], MOEC_ERR_MISMATCH, "rank 1 ");
+    }
+}
+END_TEST
+
 /* Broadcasts and gathers of different sizes. */
 static void
 other_size(mc_player *p)
@@ -451,6 +464,7 @@ main(void)
     tcase_add_test(t, test_own_size);
     tcase_add_test(t, test_too_many);
     tcase_add_test(t, test_headers);
+    tcase_add_test(t, test_header_bytes);
     tcase_add_test(t, test_other_size);
     tcase_add_test(t, test_elsewhere);
     suite_add_tcase(suite, t);

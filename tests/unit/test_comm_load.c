@@ -146,6 +146,19 @@ START_TEST(test_options)
 }
 END_TEST
 
+/* A thousand ranks can be made and go away, played or not. */
+START_TEST(test_many)
+{
+    moec_comm **comms = calloc(MC_COMM_MAX_RANKS, sizeof(moec_comm *));
+    moec_error error;
+    ck_assert_int_eq(moec_comm_threads(MC_COMM_MAX_RANKS, NULL, comms, &error), MOEC_OK);
+    ck_assert_uint_eq(moec_comm_rank(comms[1000]), 1000);
+    ck_assert_uint_eq(moec_comm_ranks_per_node(comms[0]), MC_COMM_MAX_RANKS);
+    for (int i = 0; i < MC_COMM_MAX_RANKS; i++) moec_comm_close(comms[i]);
+    free(comms);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -157,6 +170,7 @@ main(void)
     tcase_add_test(t, test_names);
     tcase_add_test(t, test_default);
     tcase_add_test(t, test_options);
+    tcase_add_test(t, test_many);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

@@ -2,6 +2,7 @@
  * from a checkpoint to a drawn token must come back with an error and leave nothing half made. */
 #define _GNU_SOURCE
 #include "moec/runtime.h"
+#include "runtime/comm/comm.h"
 #include "tests/support/fake_model.h"
 #include "tests/support/st_file.h"
 
@@ -158,6 +159,62 @@ START_TEST(every_allocation_may_fail)
 }
 END_TEST
 
+/* Two ranks played by one thread (a begin waits for nobody), and a group of one. What they exchange needs no memory. */
+static moec_status
+groups(moec_error *error)
+{
+    static const uint32_t both[2] = {0, 1};
+    moec_comm *comms[3] = {NULL};
+    int data[2][4] = {{1, 2}, {3, 4}};
+    moec_comm_options local = {.backend = "local"};
+    moec_status s = moec_comm_threads(2, NULL, comms, error);
+    if (s == MOEC_OK) s = moec_comm_open(&local, &comms[2], error);
+    if (s == MOEC_OK) {
+        mc_comm_request *requests[2];
+        mc_fault fault = {{0}};
+        long was = countdown;
+        int all = 0;
+        moec_status went = MOEC_OK;
+        countdown = 0;
+        for (int r = 0; r < 2 && went == MOEC_OK; r++) {
+            mc_comm_run send[2] = {{&data[r][0], 4}, {&data[r][1], 4}}, recv[2] = {{&data[r][2], 4}, {&data[r][3], 4}};
+            mc_exchange x = {"rows", 2, both, send, recv};
+            went = mc_comm_begin(comms[r], &x, &requests[r], &fault);
+        }
+        for (int r = 0; r < 2 && went == MOEC_OK; r++) went = mc_comm_wait(comms[r], requests[r], &fault);
+        if (went == MOEC_OK) went = mc_comm_records(comms[2], "counts", 1, both, data, &all, 4, &fault);
+        long left = countdown; /* Check allocates, too */
+        countdown = -1;
+        ck_assert_msg(went == MOEC_OK, "%s", fault.text);
+        ck_assert_int_eq(left, 0);
+        ck_assert(data[0][2] == 1 && data[0][3] == 3 && data[1][2] == 2 && data[1][3] == 4 && all == 1);
+        countdown = was;
+    }
+    for (int i = 0; i < 3; i++) moec_comm_close(comms[i]);
+    return s;
+}
+
+START_TEST(every_allocation_of_a_group)
+{
+    moec_error error = {{0}};
+    ck_assert_int_eq(groups(&error), MOEC_OK);
+    for (long n = 0;; n++) {
+        long before = live;
+        countdown = n;
+        moec_status s = groups(&error);
+        bool all = countdown >= 0;
+        countdown = -1;
+        ck_assert_msg(live == before, "allocation %ld: %ld are not freed", n, live - before);
+        if (all || !INTERPOSE) {
+            ck_assert_int_eq(s, MOEC_OK);
+            ck_assert_int_gt(n, INTERPOSE ? 20 : -1);
+            return;
+        }
+        ck_assert_msg(s == MOEC_ERR_MEMORY && strstr(error.text, "memory"), "allocation %ld: %d %s", n, s, error.text);
+    }
+}
+END_TEST
+
 int
 main(void)
 {
@@ -166,6 +223,7 @@ main(void)
     tcase_set_timeout(t, 60);
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_loop_test(t, every_allocation_may_fail, 0, 2);
+    tcase_add_test(t, every_allocation_of_a_group);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_NORMAL);

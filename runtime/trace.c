@@ -310,17 +310,19 @@ mc_trace_rewind(mc_trace *trace)
 }
 
 void
-mc_trace_loads(mc_trace *trace, uint32_t layer, float *loads)
+mc_trace_loads(const mc_trace *trace, uint32_t layer, float *loads)
 {
     mc_trace_record r;
-    mc_trace_rewind(trace);
-    while (mc_trace_next(trace, &r)) {
+    const unsigned char *ids;
+    const mc_trace_layer *l = &trace->layers[layer];
+    for (size_t at = trace->first, next; record_at(trace, at, &r, &ids, &next); at = next) {
         if (r.layer != layer) continue;
-        uint64_t n = (uint64_t)r.n_tokens * trace->layers[layer].top_k;
-        for (uint64_t i = 0; i < n; i++)
-            if (r.ids[i] >= 0) loads[r.ids[i]] += 1;
+        uint64_t n = (uint64_t)r.n_tokens * l->top_k;
+        for (uint64_t i = 0; i < n; i++) {
+            int32_t id = read_id(trace, ids + i * trace->id_bytes, l->n_experts);
+            if (id >= 0) loads[id] += 1;
+        }
     }
-    mc_trace_rewind(trace);
 }
 
 moec_status

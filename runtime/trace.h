@@ -71,7 +71,7 @@ void mc_trace_rewind(mc_trace *trace);
 /* Whether the trace belongs to the model: the same layers, in order, with as many experts and as many of them for each
  * token, and the same hash where both are known. Errors: MISMATCH: what differs, and what to do. */
 moec_status mc_trace_check(const mc_trace *trace, const mc_trace_info *model, mc_fault *error) MOEC_MUST_USE;
-/* Adds to loads [n_experts of the layer] how often each expert was chosen in the whole trace; then rewinds. */
-void mc_trace_loads(mc_trace *trace, uint32_t layer, float *loads);
+/* Adds to loads [n_experts of the layer] how often each expert was chosen in the whole trace. */
+void mc_trace_loads(const mc_trace *trace, uint32_t layer, float *loads);
 
 #endif

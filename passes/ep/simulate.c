@@ -219,7 +219,7 @@ sum_up(const sim *s, mc_sim_result *out)
         w->nodes_in = stat_of(&s->per_rank->nodes_in[way], stride, s->ranks);
         w->fabric_in = stat_of(&s->per_rank->fabric_in[way], stride, s->ranks);
         w->there = time_of(s, way, setup->there_bytes);
-        w->back = time_of(s, way, setup->back_bytes);
+        w->back = time_of(s, setup->strict ? MC_EP_BY_EXPERT : way, setup->back_bytes);
         w->step = w->there + out->experts_time + w->back;
         if (w->step < out->ways[out->best].step) out->best = way;
     }

@@ -17,6 +17,7 @@ typedef struct mc_sim_setup {
     double there_bytes, back_bytes; /* of a row on the wire */
     double products;                /* multiplications of a row with one expert */
     double expert_bytes;            /* weights of one expert */
+    bool strict;                    /* every assignment's row goes back by itself */
 } mc_sim_setup;
 
 /* ids [n, k] of tokens first .. first + n - 1 of a rank; -1: no expert. */

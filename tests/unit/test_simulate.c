@@ -391,6 +391,10 @@ START_TEST(even_traffic_takes_what_the_plan_says)
     ck_assert_int_eq(r.best, MC_EP_BY_NODE);
     ck_assert_double_eq_tol(r.ways[2].there, 3225e-6, 0.03 * 3225e-6); /* the design's own simulator */
     ck_assert_double_eq_tol(r.ways[2].step, r.ways[2].there + r.experts_time + r.ways[2].back, 1e-12);
+    s.strict = true; /* what goes back is a row for each assignment, whatever the way there */
+    mc_sim_result strict = simulate(&s, "uniform", 1, MC_SIM_CONTIGUOUS, 0);
+    ck_assert_double_eq_tol(strict.ways[2].there, r.ways[2].there, 1e-12);
+    ck_assert_double_eq_tol(strict.ways[2].back, r.ways[0].back, 1e-12);
 }
 END_TEST
 

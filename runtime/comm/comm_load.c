@@ -25,6 +25,7 @@ static const char *
 advice(const char *name)
 {
     if (strcmp(name, "mpi") == 0) return "it comes with moec and needs Open MPI (Debian: apt install openmpi-bin)";
+    if (strcmp(name, "mpich") == 0) return "it comes with moec and needs MPICH (Debian: apt install mpich)";
     return "backends are local, mpi and nccl";
 }
 

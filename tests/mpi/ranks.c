@@ -184,6 +184,7 @@ fall(moec_comm *c, const fault *f, const char *place, uint32_t step)
     if (now(c, f, "kill", place, step)) kill(getpid(), SIGKILL);
     if (now(c, f, "stop", place, step)) kill(getpid(), SIGSTOP);
     if (now(c, f, "exit", place, step)) exit(1);
+    if (now(c, f, "cut", place, step) && system("ip link set eth0 down") != 0) fail(c, "the link cannot be cut");
     if (now(c, f, "model", place, step)) mc_comm_identify(c, 0x5678, 1);
     if (now(c, f, "epoch", place, step)) mc_comm_identify(c, 0x1234, 2);
     if (now(c, f, "step", place, step)) mc_comm_at_step(c, step + 1);

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts ranks.c under MPI's launcher: run.py PROGRAM exchange|faults|launchers.
+"""Starts ranks.c under MPI's launcher: run.py PROGRAM exchange|faults|launchers|namespaces.
 
 Environment: MOEC_COMM_MPI (the backend's file), MPIRUN; MOEC_COMM_MPICH and MPIRUN_MPICH where that MPI is there too.
 What is missing is said, and the test skipped (77). After every run no process may be left, and nothing in /dev/shm.
@@ -9,6 +9,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import time
 
 SKIP = 77
@@ -182,12 +183,62 @@ def launchers(program):
     return failed
 
 
+def namespaces(program):
+    """Ranks on hosts with links between them; a host whose link is cut."""
+    script = str(pathlib.Path(__file__).resolve().parent.parent.parent / "bench" / "ep_namespaces.sh")
+    failed = False
+    for hosts, each in ((2, 2), (4, 1)):
+        n = hosts * each
+        before, began = processes(program), time.monotonic()
+        done = subprocess.run([script, str(hosts), str(each), "2gbit", program, "exchange"], env=environment(),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+        if done.returncode == SKIP:
+            print(done.stdout.strip())
+            sys.exit(SKIP)
+        wrong = [] if done.returncode == 0 else [f"returned {done.returncode}"]
+        if len(re.findall(rf"^rank \d of {n}, {each} on each node, over .*: good$", done.stdout, re.M)) != n:
+            wrong.append("not every rank is good")
+        if processes(program) - before:
+            wrong.append("processes are left")
+        failed |= report(f"exchange of {hosts} hosts of {each}", wrong, done.stdout, time.monotonic() - began)
+    return failed | cut(script, program)
+
+
+def cut(script, program):
+    """Open MPI's launcher never returns when it cannot reach a host, so it is ended once the others have spoken."""
+    before, began = processes(program), time.monotonic()
+    started = subprocess.Popen([script, "3", "1", "0", program, "fault", "cut", "2", "1", "rows", str(DEADLINE)],
+                               env=environment(MPIRUN_OPTIONS="--enable-recovery"), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    text = ""
+    timer = threading.Timer(60, started.terminate)
+    timer.start()
+    while len(MESSAGE.findall(text)) < 2 and (line := started.stdout.readline()):
+        text += line
+    timer.cancel()
+    time.sleep(0.5)
+    started.terminate()
+    text += started.communicate()[0]
+    pattern = r"rank \d waited .* rank 2 in step 1"
+    said = {int(rank): (float(after), message) for rank, after, message in MESSAGE.findall(text)}
+    wrong = [f"rank {r} said {said.get(r)}" for r in (0, 1)
+             if r not in said or said[r][0] > DEADLINE + 1 or not re.search(pattern, said[r][1])]
+    until = time.monotonic() + 5
+    while time.monotonic() < until and processes(program) - before:
+        time.sleep(0.02)
+    if processes(program) - before:
+        wrong.append("processes are left")
+    return report("a host whose link is cut", wrong, text, time.monotonic() - began)
+
+
 def main():
     program, part = sys.argv[1:]
     if not os.environ.get("MOEC_COMM_MPI") or not os.environ.get("MPIRUN"):
         print("skipped: there is no MPI here (Debian: apt install openmpi-bin libopenmpi-dev), or it was configured off")
         sys.exit(SKIP)
-    sys.exit({"exchange": exchange, "faults": faults, "launchers": launchers}[part](program))
+    sys.exit({"exchange": exchange, "faults": faults, "launchers": launchers,
+              "namespaces": namespaces}[part](program))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Models on several ranks against the same models on one: models.py MOEC same|faults (environment as for run.py).
+
+Everything that a program says and writes must be, byte for byte, what the program for one rank says and writes: also when
+sequences or tokens do not divide among the ranks, and when some ranks have none.
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import run as ranks
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+REFERENCE = ROOT / "tests" / "reference"
+RECOVER = ["--enable-recovery"]
+DEADLINE = 2.0  # seconds: ranks of a busy machine also need them to find each other
+IDS = "1,2,3;4,5,6;7,8,9;10,11,12;99,4,7"
+
+
+def must(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def place(mesh, *more):
+    settings = [f"mesh={mesh}", "experts=over = ep", *more] if mesh else []
+    return [word for s in settings for word in ("--set", f"place.{s}")]
+
+
+def compiled(moec, text, name, options):
+    path = pathlib.Path.cwd() / name
+    must(moec, "compile", *options, text, "-o", str(path))
+    return str(path)
+
+
+def launched(n, program, arguments, options=()):
+    text, code, faults, seconds = ranks.run(os.environ["MPIRUN"], list(options), n, program, arguments)
+    if code:
+        faults.append(f"the launcher returned {code}")
+    return text, faults, seconds
+
+
+def compare(name, one, n, program, arguments, output):
+    """arguments end with the option that writes a file; output: that file's name for one rank and for several."""
+    want = must(one, *arguments, output + "one.npy")
+    text, faults, seconds = launched(n, program, [*arguments, output + "many.npy"])
+    if text != want:
+        faults.append(f"printed is {text!r}, not {want!r}")
+    files = [pathlib.Path(output.split("=")[-1] + end) for end in ("one.npy", "many.npy")]
+    if not files[1].exists() or files[0].read_bytes() != files[1].read_bytes():
+        faults.append("other bytes in the file")
+    files[1].unlink(missing_ok=True)
+    return ranks.report(name, faults, text, seconds)
+
+
+# mesh, ranks, other settings
+MESHES = [("ep = 2", 2, []), ("ep = 4", 4, ["layout=round_robin"]), ("dp = 2, ep = 2", 4, ["exchange=expert"]),
+          ("dp = 3, ep = 1", 3, [])]
+TEXTS = [("5 sequences", ["--ids", IDS, "--max-new", "6"]),
+         ("1 sequence", ["--ids", "7,8,9,3,1,0,2", "--max-new", "4"]),
+         ("drawn", ["--ids", IDS, "--max-new", "6", "--temperature", "1.5", "--top-p", "0.9", "--seed", "3", "--eos", "5,6"])]
+
+
+def language_model(moec, reference, meshes):
+    failed = False
+    checkpoint = str(REFERENCE / reference)
+    text = reference + ".moe"
+    must(moec, "import", checkpoint, "-o", text)
+    one = compiled(moec, text, reference + ".one", [])
+    for number, (mesh, n, more) in enumerate(meshes):
+        program = compiled(moec, text, f"{reference}.{number}", place(mesh, *more))
+        for name, arguments in TEXTS:
+            arguments = ["--weights", checkpoint, "--threads", "1", *arguments, "--logits"]
+            failed |= compare(f"{reference}, {mesh} {' '.join(more)}: {name}", one, n, program, arguments, "logits_")
+    jit = ["run", *place("ep = 2"), text, "--weights", checkpoint, "--threads", "1", *TEXTS[0][1]]
+    want = must(one, *jit[-6:])
+    got, faults, seconds = launched(2, moec, jit)
+    if got != want:
+        faults.append("moec run says something else")
+    return failed | ranks.report(f"{reference}: moec run", faults, got, seconds)
+
+
+def layer(moec):
+    failed = False
+    text = (ROOT / "examples" / "layer.moe").read_text()
+    pathlib.Path("layer.moe").write_text(text.replace("bf16", "f32").replace("D = 1024", "D = 40").replace("3584", "56"))
+    source = REFERENCE / "moe_layer"
+    tensors = [f"{name}={source / file}" for name, file in (("router.weight", "router.npy"), ("w13", "w13.npy"), ("w2", "w2.npy"))]
+    must(sys.executable, str(ROOT / "tests" / "cli" / "tool.py"), "safetensors", "layer.safetensors", *tensors)
+    storage = ["--set", "precision.storage=f32"]
+    one = compiled(moec, "layer.moe", "layer.one", storage)
+    for mesh, n, more in MESHES[:2]:
+        program = compiled(moec, "layer.moe", f"layer.{n}", [*storage, *place(mesh, *more)])
+        for t in (1, 7, 64):
+            arguments = ["--weights", "layer.safetensors", "--threads", "1", "--input", f"x={source / f'x_{t}.npy'}", "--output"]
+            failed |= compare(f"layer, {mesh}, {t} tokens", one, n, program, arguments, "output0=out_")
+    return failed
+
+
+def beside(moec):
+    """Packed weights beside the program: a file for each number; and the wrong number of ranks."""
+    checkpoint = str(REFERENCE / "deepseekv3_tiny")
+    arguments = ["--threads", "1", *TEXTS[0][1]]
+    program = compiled(moec, "deepseekv3_tiny.moe", "beside", ["--weights", checkpoint, *place("dp = 2, ep = 2")])
+    want = must(str(pathlib.Path.cwd() / "deepseekv3_tiny.one"), "--weights", checkpoint, *arguments)
+    got, faults, seconds = launched(4, program, arguments)
+    if got != want or sorted(p.name for p in pathlib.Path.cwd().glob("beside.*")) != ["beside.weights.0-of-2", "beside.weights.1-of-2"]:
+        faults.append("no files of two numbers, or another text")
+    failed = ranks.report("packed beside the program", faults, got, seconds)
+    got, code, faults, seconds = ranks.run(os.environ["MPIRUN"], [], 2, program, arguments)
+    if code != 75 or "is planned for 4 ranks (ep = 2, dp = 2), the group has 2: start it with mpirun -np 4" not in got:
+        faults.append(f"the launcher returned {code}")
+    return failed | ranks.report("2 ranks instead of 4", faults, got, seconds)
+
+
+def same(moec):
+    failed = language_model(moec, "deepseekv3_tiny", MESHES)
+    failed |= language_model(moec, "deepseekv3_fp8_tiny", [("ep = 2", 2, []), ("ep = 3", 3, ["layout=round_robin"])])
+    return failed | layer(moec) | beside(moec)
+
+
+# ---- faults --------------------------------------------------------------------------------------------------------
+
+def rank_of(pid):
+    variables = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    found = [v for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK=")]
+    return int(found[0].split(b"=")[1]) if found else -1
+
+
+def strike(program, who, signal, when):
+    """Waits until the rank computes, then sends it the signal. when: a list that gets the time."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        for pid in ranks.processes(program):
+            try:
+                if rank_of(pid) != who or pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                    continue
+                time.sleep(1.5)
+                os.kill(pid, signal)
+                when.append(time.monotonic())
+            except OSError:
+                pass
+            return
+        time.sleep(0.02)
+
+
+def struck(program, n, who, signal, options):
+    arguments = ["--weights", str(REFERENCE / "deepseekv3_tiny"), "--ids", IDS, "--max-new", "150000", "--deadline",
+                 str(DEADLINE), "--threads", "1"]
+    when = []
+    thread = threading.Thread(target=strike, args=(program, who, signal, when))
+    thread.start()
+    text, code, faults, seconds = ranks.run(os.environ["MPIRUN"], options, n, program, arguments)
+    after = time.monotonic() - when[0] if when else 0
+    thread.join()
+    if not when:
+        faults.append("there was nobody to strike")
+    for rank in range(n):
+        if rank != who and not re.search(rf"rank {rank}: .*\brank {who}\b.* in step \d+", text):
+            faults.append(f"rank {rank} does not say that rank {who} is late")
+    if after > DEADLINE + 3:  # the ranks have a second more than the deadline, the launcher some to leave
+        faults.append(f"it took {after:.2f} s")
+    return ranks.report(f"signal {signal} for rank {who} of {n}", faults, text, seconds)
+
+
+def one_fails(program):
+    """A rank that cannot open its weights: the others hear of it at once, and why."""
+    command = f'test "$OMPI_COMM_WORLD_RANK" = 1 && exec {program} --weights nowhere --ids 1; exec {program} --weights {REFERENCE / "deepseekv3_tiny"} --ids 1'
+    text, code, faults, seconds = ranks.run(os.environ["MPIRUN"], [], 2, "/bin/sh", ["-c", command])
+    for words in (r"rank 1: there is no .*nowhere", r"rank 0: rank 1 gave up: there is no .*nowhere"):
+        if not re.search(words, text):
+            faults.append(f"nobody says: {words}")
+    if code != 75 or seconds > 10:
+        faults.append(f"the launcher returned {code} after {seconds:.1f} s")
+    return ranks.report("one rank without weights", faults, text, seconds)
+
+
+def faults(moec):
+    must(moec, "import", str(REFERENCE / "deepseekv3_tiny"), "-o", "m.moe")
+    two = compiled(moec, "m.moe", "two", place("ep = 2"))
+    four = compiled(moec, "m.moe", "four", place("dp = 2, ep = 2"))
+    failed = False
+    for program, n, who, signal, options in ((two, 2, 0, 9, RECOVER), (two, 2, 1, 9, RECOVER), (four, 4, 2, 9, RECOVER),
+                                             (two, 2, 1, 19, []), (four, 4, 0, 19, [])):
+        failed |= struck(program, n, who, signal, options)
+    return failed | one_fails(two)
+
+
+def main():
+    moec, part = sys.argv[1:]
+    if not os.environ.get("MOEC_COMM_MPI") or not os.environ.get("MPIRUN"):
+        print("skipped: there is no MPI here (Debian: apt install openmpi-bin libopenmpi-dev), or it was configured off")
+        sys.exit(ranks.SKIP)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ["MOEC_CACHE"] = folder + "/cache"
+        failed = {"same": same, "faults": faults}[part](str(pathlib.Path(moec).resolve()))
+        os.chdir("/")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,8 @@ struct mc_trace {
     uint64_t *n_tokens; /* of each layer */
     uint64_t n_records;
     uint32_t id_bytes;
-    int32_t *ids; /* of the record that was read last */
+    int32_t *ids;     /* of the record that was read last */
+    uint64_t *chosen; /* [experts of the largest layer] of mc_trace_loads: a float would stop at 2^24 */
 };
 
 void
@@ -34,6 +35,7 @@ mc_trace_close(mc_trace *trace)
     free(trace->layers);
     free(trace->n_tokens);
     free(trace->ids);
+    free(trace->chosen);
     free(trace);
 }
 
@@ -190,7 +192,11 @@ check_records(mc_trace *t, mc_fault *error)
         return damaged(t, "its bytes are not those that were recorded (its hash differs)", error);
     if (most > SIZE_MAX / sizeof *t->ids || !(t->ids = malloc((size_t)most * sizeof *t->ids)))
         return no_memory(t, error);
-    return MOEC_OK;
+    uint32_t n_experts = 0;
+    for (uint32_t i = 0; i < t->info.n_layers; i++)
+        if (t->layers[i].n_experts > n_experts) n_experts = t->layers[i].n_experts;
+    t->chosen = calloc(n_experts, sizeof *t->chosen);
+    return t->chosen ? MOEC_OK : no_memory(t, error);
 }
 
 static moec_status
@@ -315,14 +321,16 @@ mc_trace_loads(const mc_trace *trace, uint32_t layer, float *loads)
     mc_trace_record r;
     const unsigned char *ids;
     const mc_trace_layer *l = &trace->layers[layer];
+    memset(trace->chosen, 0, sizeof *trace->chosen * l->n_experts);
     for (size_t at = trace->first, next; record_at(trace, at, &r, &ids, &next); at = next) {
         if (r.layer != layer) continue;
         uint64_t n = (uint64_t)r.n_tokens * l->top_k;
         for (uint64_t i = 0; i < n; i++) {
             int32_t id = read_id(trace, ids + i * trace->id_bytes, l->n_experts);
-            if (id >= 0) loads[id] += 1;
+            if (id >= 0) trace->chosen[id]++;
         }
     }
+    for (uint32_t e = 0; e < l->n_experts; e++) loads[e] += (float)trace->chosen[e];
 }
 
 moec_status

@@ -37,7 +37,8 @@ void mc_comm_identify(moec_comm *c, uint64_t hash, uint32_t epoch);
 void mc_comm_at_step(moec_comm *c, uint64_t step);
 
 /* Errors: COMM (a peer is gone, or the deadline has passed: operation, peer, bytes, step), MISMATCH (a peer sends
- * another number of bytes), MEMORY. After any of them the comm is broken: this and every later call fail the same way. */
+ * another number of bytes), MEMORY. After any of them the comm is broken: this and every later call fail the same way.
+ */
 moec_status mc_comm_begin(moec_comm *c, const mc_exchange *x, mc_comm_request **out, mc_fault *error) MOEC_MUST_USE;
 /* Lets messages move for a moment; true when nothing is under way any more. */
 bool mc_comm_progress(moec_comm *c);
@@ -46,8 +47,8 @@ moec_status mc_comm_wait(moec_comm *c, mc_comm_request *request, mc_fault *error
 /* begin and wait */
 moec_status mc_comm_exchange(moec_comm *c, const mc_exchange *x, mc_fault *error) MOEC_MUST_USE;
 
-/* A record of n_bytes (at most 64 KiB) for and from each peer: send and recv hold n_peers of them. On the wire each has a
- * header with hash, step, epoch, the number of this call and n_bytes: a peer that is elsewhere is named, with both
+/* A record of n_bytes (at most 64 KiB) for and from each peer: send and recv hold n_peers of them. On the wire each has
+ * a header with hash, step, epoch, the number of this call and n_bytes: a peer that is elsewhere is named, with both
  * sides' values (MISMATCH). */
 moec_status mc_comm_records(moec_comm *c, const char *what, uint32_t n_peers, const uint32_t *peers, const void *send,
                             void *recv, size_t n_bytes, mc_fault *error) MOEC_MUST_USE;
@@ -85,7 +86,9 @@ typedef struct mc_comm_backend {
     void (*late)(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes);
     /* Rests until something may have changed, at most that long; NULL: callers poll and yield. */
     void (*rest)(void *state, double seconds);
-    /* Tells the others, as well as that is possible, that this rank stops and why. Never waits. */
+    /* Tells the others, as well as that is possible, that this rank stops and why; when one of them said so first, that
+     * is what counts. From then on nothing reads or writes the buffers of what is under way, as far as the backend can
+     * help it. Never waits. */
     void (*abort)(void *state, const char *why);
     /* What another rank said with abort: false when nobody did. NULL: backends that cannot. */
     bool (*aborted)(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes);

@@ -315,8 +315,7 @@ abort_group(void *state, const char *why)
         pthread_mutex_lock(&g->ranks[i].lock);
         pthread_mutex_unlock(&g->ranks[i].lock);
     }
-    atomic_store(&g->told, true);
-    wake_all(g, me);
+    if (!atomic_exchange(&g->told, true)) wake_all(g, me);
 }
 
 static bool

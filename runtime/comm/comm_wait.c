@@ -28,47 +28,27 @@ mc_comm_broken(const moec_comm *c, mc_fault *error)
     return mc_fail(error, c->status, "%s", c->fault.text);
 }
 
-/* tell: whether the others are to hear of it. */
-static moec_status
-stop(moec_comm *c, bool tell, moec_status status, const char *format, va_list args)
-{
-    if (c->status != MOEC_OK) return c->status;
-    c->status = status;
-    vsnprintf(c->fault.text, sizeof c->fault.text, format, args);
-    if (tell) c->backend->abort(c->state, c->fault.text);
-    return status;
-}
-
 moec_status
 mc_comm_break(moec_comm *c, moec_status status, const char *format, ...)
 {
+    if (c->status != MOEC_OK) return c->status;
     va_list args;
     va_start(args, format);
-    status = stop(c, true, status, format, args);
+    vsnprintf(c->fault.text, sizeof c->fault.text, format, args);
     va_end(args);
+    c->status = status;
+    c->backend->abort(c->state, c->fault.text);
     return status;
 }
 
-/* Another rank said it first: that is the cause, and everybody heard it. */
-static moec_status follow(moec_comm *c, const char *format, ...) MOEC_PRINTF(2, 3);
-
-static moec_status
-follow(moec_comm *c, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    moec_status status = stop(c, false, MOEC_ERR_COMM, format, args);
-    va_end(args);
-    return status;
-}
-
+/* Another rank said it first: that is the cause. */
 static bool
 heard(moec_comm *c)
 {
     char why[MC_FAULT_BYTES - 64];
     uint32_t rank = 0;
     if (!c->backend->aborted || !c->backend->aborted(c->state, &rank, why, sizeof why)) return false;
-    follow(c, "rank %u gave up: %s", rank, why);
+    mc_comm_break(c, MOEC_ERR_COMM, "rank %u gave up: %s", rank, why);
     return true;
 }
 

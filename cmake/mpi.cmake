@@ -70,3 +70,6 @@ if(MOEC_MPI)
     message(STATUS "no MPI was found: expert parallelism without the MPI backend")
   endif()
 endif()
+
+add_executable(bench_ep_ways EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/bench/ep_ways.c)
+target_link_libraries(bench_ep_ways PRIVATE moec_rt)

@@ -1,6 +1,7 @@
 /* moec plan: how the rows of a model's experts travel between ranks, what that takes, and why so: before anything runs.
  * The mesh is the place block's; what the command line says of it is put behind as later settings, which win. */
 #include "driver/command.h"
+#include "driver/plan_traffic.h"
 #include "passes/ep/plan.h"
 
 #include <stdio.h>
@@ -18,6 +19,7 @@ typedef struct request {
     mc_unit *unit;
     mc_ep_mesh mesh;
     mc_ep_settings settings;
+    mc_plan_traffic traffic;
 } request;
 
 static bool
@@ -97,11 +99,14 @@ run(request *r, const char *path)
     mc_unit_deliver(r->unit);
     if (!good) return mc_command_exit_code(mc_unit_status(r->unit));
     mc_buf text = {0};
-    if (mc_cli_has(r->cli, MC_OPTION_JSON))
+    bool json = mc_cli_has(r->cli, MC_OPTION_JSON);
+    if (json)
         mc_ep_plan_json(&plan, &text);
     else
         mc_ep_plan_text(&plan, mc_cli_has(r->cli, MC_OPTION_EXPLAIN), &text);
-    int code = mc_command_write(r->cli, mc_buf_view(&text));
+    int code = mc_plan_traffic_run(&r->traffic, &plan, r->unit->arena, json, &text);
+    if (json) mc_buf_puts(&text, "}\n");
+    if (code == MC_EXIT_OK) code = mc_command_write(r->cli, mc_buf_view(&text));
     mc_buf_fini(&text);
     return code;
 }
@@ -139,10 +144,14 @@ mc_cmd_plan(const mc_cli *cli)
         return MC_EXIT_USAGE;
     const char *path = mc_cli_one_file(cli);
     if (!path) return MC_EXIT_USAGE;
-    mc_unit u;
-    mc_unit_init(&u, &options);
-    r.unit = &u;
-    int code = set_mesh(cli, &u, &options) ? run(&r, path) : MC_EXIT_USAGE;
-    mc_unit_fini(&u);
+    int code = mc_plan_traffic_begin(cli, &r.traffic);
+    if (code == MC_EXIT_OK) {
+        mc_unit u;
+        mc_unit_init(&u, &options);
+        r.unit = &u;
+        code = set_mesh(cli, &u, &options) ? run(&r, path) : MC_EXIT_USAGE;
+        mc_unit_fini(&u);
+    }
+    mc_plan_traffic_end(&r.traffic);
     return code;
 }

@@ -85,6 +85,7 @@ const char *mc_ep_way_name(int way);
 
 /* explain: with formulas, sources, every rank's experts, and what other settings would give. */
 void mc_ep_plan_text(const mc_ep_plan *plan, bool explain, mc_buf *out);
+/* An object without its closing brace: more may follow. */
 void mc_ep_plan_json(const mc_ep_plan *plan, mc_buf *out);
 
 /* ---- between the plan's files ---- */

@@ -157,5 +157,4 @@ mc_ep_plan_json(const mc_ep_plan *p, mc_buf *out)
     put_number(out, "exchange_seconds", p->exchange_time);
     put_number(out, "experts_seconds", p->experts_time);
     put_number(out, "deadline_seconds", p->deadline);
-    mc_buf_puts(out, "}\n");
 }

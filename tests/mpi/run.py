@@ -42,6 +42,17 @@ def shared_memory():
     return set(os.listdir(folder)) if folder.is_dir() else set()
 
 
+def in_use():
+    """Files of shared memory that a process has: another group's, of somebody else."""
+    found = set()
+    for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
+        try:
+            found |= set(re.findall(r"/dev/shm/(.+)$", maps.read_text(errors="replace"), re.M))
+        except OSError:
+            continue
+    return found
+
+
 def run(mpirun, options, n, program, arguments, **more):
     """What the ranks printed, the launcher's exit code, and what was wrong with the end."""
     before, memory = processes(program), shared_memory()
@@ -57,12 +68,12 @@ def run(mpirun, options, n, program, arguments, **more):
             os.kill(pid, 9)
         launched.kill()
         text, _ = launched.communicate()
-    until = time.monotonic() + 5  # others may have groups of their own for a moment
-    while time.monotonic() < until and (processes(program) - before or shared_memory() - memory):
+    until = time.monotonic() + 5
+    while time.monotonic() < until and (processes(program) - before or shared_memory() - memory - in_use()):
         time.sleep(0.02)
     if left := processes(program) - before:
         faults.append(f"processes are left: {sorted(left)}")
-    if left := shared_memory() - memory:
+    if left := shared_memory() - memory - in_use():
         faults.append(f"left in shared memory: {sorted(left)}")
     return text, launched.returncode, faults, time.monotonic() - began
 

@@ -37,9 +37,11 @@ must_be_clean(const mc_diags *d, const char *path)
     mc_buf_fini(&text);
 }
 
+/* Without the two cases of great products, which take seconds and whose choices are like others'. */
 static bool
 has_experts(const char *path)
 {
+    if (strstr(path, "_products")) return false;
     mc_golden g;
     mc_fault fault = {{0}};
     ck_assert_msg(mc_golden_load(&g, path, &fault), "%s", fault.text);

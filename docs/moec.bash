@@ -11,7 +11,7 @@ _moec() {
         route) words="--output --define --set --model --config --map --target --cache --diagnostics --color --help --version" ;;
         train) words="--define --set --model --recompute --frozen --data --out --steps --batch --length --accumulate --seed --resume --checkpoint-every --log-every --check --json --threads --weights --color --help --version" ;;
         mem) words="--define --set --model --frozen --batch --length --tokens --json --threads --color --help --version" ;;
-        plan) words="--output --define --set --model --config --train --tokens --seed --json --mesh --nodes --links --explain --simulate --skew --placement --trace --place --diagnostics --color --help --version" ;;
+        plan) words="--output --define --set --model --config --train --tokens --seed --json --mesh --nodes --redundant --links --explain --simulate --skew --placement --trace --place --diagnostics --color --help --version" ;;
         import) words="--output --define --diagnostics --color --help --version" ;;
         show) words="--define --set --model --config --diagnostics --color --help --version" ;;
         std) words="--color --help --version" ;;

@@ -57,7 +57,8 @@ read_links(request *r)
     return good;
 }
 
-/* The place block with --mesh and --nodes behind it; experts go over `ep` when nothing says where. */
+/* The place block with --mesh, --nodes and --redundant behind it; experts go over `ep` when nothing says where, and
+ * over as many ranks as are to be simulated when nothing says over how many. */
 static bool
 read_mesh(request *r)
 {
@@ -65,12 +66,15 @@ read_mesh(request *r)
     const char *mesh = mc_cli_value(r->cli, MC_OPTION_MESH);
     mc_str place = mc_module_meta(m, "place");
     mc_buf text = {0};
+    if (!mesh && !place.len && r->traffic.ranks)
+        mesh = mc_strf(r->unit->arena, "ep = %lld", (long long)r->traffic.ranks).data;
     if (mesh) mc_buf_puts(&text, "experts over = ep; ");
     mc_buf_str(&text, place);
     if (mesh) mc_buf_printf(&text, "%smesh %s", place.len ? "; " : "", mesh);
-    int64_t nodes = 0;
-    bool good = read_count(r->cli, MC_OPTION_NODES, &nodes);
+    int64_t nodes = 0, redundant = 0;
+    bool good = read_count(r->cli, MC_OPTION_NODES, &nodes) && read_count(r->cli, MC_OPTION_REDUNDANT, &redundant);
     if (nodes) mc_buf_printf(&text, "%snodes %lld", text.len ? "; " : "", (long long)nodes);
+    if (redundant) mc_buf_printf(&text, "%sredundant %lld", text.len ? "; " : "", (long long)redundant);
     good = good && mc_ep_mesh_parse(mc_str_dup(r->unit->arena, mc_buf_view(&text)), &r->mesh, &r->unit->diags);
     if (!good && r->mesh.state == MC_EP_MESH_NONE && !r->unit->diags.n_errors)
         mc_error(&r->unit->diags, (mc_span){0}, MC_E0801,
@@ -139,8 +143,9 @@ mc_cmd_plan(const mc_cli *cli)
     if (!mc_command_options(cli, &options)) return MC_EXIT_USAGE;
     options.pipeline = options.train ? train_passes : forward_passes;
     request r = {.cli = cli, .settings = {.tokens = DEFAULT_TOKENS, .trains = options.train}};
-    int64_t nodes;
-    if (!read_count(cli, MC_OPTION_TOKENS, &r.settings.tokens) || !read_count(cli, MC_OPTION_NODES, &nodes))
+    int64_t count;
+    if (!read_count(cli, MC_OPTION_TOKENS, &r.settings.tokens) || !read_count(cli, MC_OPTION_NODES, &count) ||
+        !read_count(cli, MC_OPTION_REDUNDANT, &count))
         return MC_EXIT_USAGE;
     const char *path = mc_cli_one_file(cli);
     if (!path) return MC_EXIT_USAGE;

@@ -12,13 +12,13 @@ ratio(const mc_sim_stat *s)
 }
 
 static void
-put_time(mc_buf *out, double seconds)
+put_time(mc_buf *out, double seconds, int width)
 {
     char text[32];
     const char *unit = seconds < 1e-3 ? "us" : seconds < 1 ? "ms" : "s";
     double scaled = seconds < 1e-3 ? seconds * 1e6 : seconds < 1 ? seconds * 1e3 : seconds;
     snprintf(text, sizeof text, "%.*f %s", scaled < 10 ? 2 : scaled < 100 ? 1 : 0, scaled, unit);
-    mc_buf_printf(out, " %10s", text);
+    mc_buf_printf(out, " %*s", width, text);
 }
 
 static void
@@ -38,9 +38,9 @@ put_ways(const mc_sim_result *r, mc_buf *out)
         const mc_sim_stat *nodes = way->nodes_in.most > way->nodes_out.most ? &way->nodes_in : &way->nodes_out;
         mc_buf_printf(out, "  %-8s %12.1f %8.2f %12.1f %8.2f", ways[w], nodes->mean, ratio(nodes), way->fabric_in.mean,
                       ratio(&way->fabric_in));
-        put_time(out, way->there);
-        put_time(out, way->back);
-        put_time(out, way->step);
+        put_time(out, way->there, 10);
+        put_time(out, way->back, 10);
+        put_time(out, way->step, 10);
         mc_buf_puts(out, w == r->best ? "  <-\n" : "\n");
     }
 }
@@ -58,7 +58,7 @@ mc_sim_print(const mc_sim_setup *s, const mc_sim_result *r, const char *traffic,
     mc_buf_printf(out, "\n  traffic %s; placement %s, %lld slots a rank\n", traffic, mc_sim_layout_name(layout),
                   (long long)s->slots_per_rank);
     mc_buf_printf(out, "  a token goes to %.2f ranks on %.2f nodes; experts take", r->ranks_hit, r->nodes_hit);
-    put_time(out, r->experts_time);
+    put_time(out, r->experts_time, 0);
     mc_buf_printf(out, " on the busiest rank\n\n  %-24s %12s %12s %8s\n", "of a rank", "mean", "most", "most/");
     put_stat(out, "rows received", &r->rows, "rank");
     put_stat(out, "assignments computed", &r->assignments, "rank");

@@ -22,9 +22,13 @@
  * for it are rows of experts.
  */
 #include "passes/ep/dist.h"
+#include "passes/ep/plan.h"
 
-/* The dimension that is shared out: axis 0 of the inputs. */
-static bool
+/* Of each rank in a step, when ways are chosen: many enough that bytes count more than messages. */
+enum { PLANNED_TOKENS = 4096 };
+
+/* The dimension that is shared out: axis 0 of the inputs. NULL, or why there is none. */
+static const char *
 find_rank_symbol(mc_dist *d, const mc_func *model)
 {
     d->rank_sym = -1;
@@ -32,16 +36,11 @@ find_rank_symbol(mc_dist *d, const mc_func *model)
         const mc_type *t = model->formals.items[i]->type;
         if (t->rank == 0 || t->dims[0].n_syms == 0) continue;
         bool plain = t->dims[0].n_syms == 1 && t->dims[0].mul == 1 && t->dims[0].add == 0;
-        bool same = plain && (d->rank_sym < 0 || d->rank_sym == t->dims[0].syms[0]);
-        if (!same)
-            return mc_error(d->pass->diags, model->span, MC_E0803,
-                            "the inputs of '%.*s' have no common first axis to share out among ranks",
-                            MC_FMT(model->name));
+        if (!plain || (d->rank_sym >= 0 && d->rank_sym != t->dims[0].syms[0]))
+            return "its inputs have no common first axis";
         d->rank_sym = t->dims[0].syms[0];
     }
-    return d->rank_sym >= 0 ||
-           mc_error(d->pass->diags, model->span, MC_E0803,
-                    "no input of '%.*s' has a run-time first axis to share out among ranks", MC_FMT(model->name));
+    return d->rank_sym < 0 ? "no input has a run-time first axis" : NULL;
 }
 
 static bool
@@ -109,12 +108,15 @@ describe(mc_dist *d)
     mc_str text = mc_strf(d->pass->scratch, "%lld %lld %lld %d %d %.*s", (long long)mesh->ep, (long long)mesh->dp,
                           (long long)mesh->per_node, (int)mesh->round_robin, (int)parts, MC_FMT(name));
     mc_module_set_meta(d->module, MC_STR("ep"), text);
+    mc_buf buf = {0};
+    if (d->plan) mc_ep_plan_text(d->plan, false, &buf);
+    mc_module_set_meta(d->module, MC_STR("ep.plan"), mc_buf_view(&buf));
+    mc_buf_fini(&buf);
 }
 
 mc_pass_result
 mc_pass_plan_ep(mc_pass *p, mc_module *m)
 {
-    static const char *const ways[] = {"expert", "rank", "node"};
     mc_dist d = {.pass = p, .module = m};
     mc_ep_mesh_read(m, &d.mesh, p->diags);
     if (d.mesh.state == MC_EP_MESH_WRONG) return MC_FAILED;
@@ -129,8 +131,17 @@ mc_pass_plan_ep(mc_pass *p, mc_module *m)
                MC_FAILED;
     mc_func *model = mc_module_model(m);
     mc_str backward = mc_module_meta(m, "train.backward");
-    if (!find_rank_symbol(&d, model)) return MC_FAILED;
-    d.way = ways[d.mesh.exchange == MC_EP_AUTO ? MC_EP_BY_RANK : d.mesh.exchange];
+    const char *why = find_rank_symbol(&d, model);
+    if (why && single) return MC_UNCHANGED;
+    if (why)
+        return mc_error(p->diags, model->span, MC_E0803, "'%.*s' cannot be shared out among ranks: %s",
+                        MC_FMT(model->name), why),
+               MC_FAILED;
+    mc_ep_plan plan;
+    mc_ep_settings settings = {.tokens = PLANNED_TOKENS, .trains = backward.len > 0};
+    mc_ep_links_default(&settings.links);
+    if (!single && !mc_ep_plan_make(m, &d.mesh, &settings, p->scratch, p->diags, &plan)) return MC_FAILED;
+    d.plan = single ? NULL : &plan;
     d.first_sym = m->n_syms;
     d.all_sym = mc_symbol_get(m, mc_strf(m->arena, "ep%.*s", MC_FMT(m->syms[d.rank_sym].name)));
     if (d.all_sym < d.first_sym)

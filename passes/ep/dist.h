@@ -18,12 +18,12 @@ typedef struct mc_dist {
     mc_pass *pass;
     mc_module *module;
     mc_ep_mesh mesh;
-    const char *way;         /* of every exchange */
-    int rank_sym;            /* axis 0 of what is shared out among ranks */
-    int all_sym;             /* the same, of all ranks */
-    int first_sym;           /* symbols from here on are plan-ep's */
-    MC_VEC(mc_site *) sites; /* of the function being rewritten */
-    mc_site **side;          /* by id: the site on whose experts' side the value is; NULL: the tokens' side */
+    const struct mc_ep_plan *plan; /* which way rows go; NULL: one rank */
+    int rank_sym;                  /* axis 0 of what is shared out among ranks */
+    int all_sym;                   /* the same, of all ranks */
+    int first_sym;                 /* symbols from here on are plan-ep's */
+    MC_VEC(mc_site *) sites;       /* of the function being rewritten */
+    mc_site **side;                /* by id: the site on whose experts' side the value is; NULL: the tokens' side */
     uint32_t n_side;
     mc_map gathered; /* of the function: id of a value -> its ep.gather */
 } mc_dist;
@@ -36,7 +36,8 @@ struct mc_site {
     mc_dim assignments;    /* A */
     mc_dim received, rows; /* Y, X */
     int64_t experts, share;
-    mc_map sent; /* "opcode id" -> what has arrived */
+    const char *way; /* how its rows travel */
+    mc_map sent;     /* "opcode id" -> what has arrived */
 };
 
 /* Rewrites one function; false after an error. */

@@ -146,6 +146,10 @@ rows_of(mc_dist *d, mc_site *s, mc_op *op, int i, int at_rows, mc_value **rows)
 {
     mc_value *x = mc_operand(op, i), *list = at_rows >= 0 ? mc_operand(op, at_rows) : NULL;
     *rows = NULL;
+    if (mc_dist_side(d, x) && list && op->opcode != MC_OP_MOE_UNPERMUTE && op->opcode != MC_OP_MOE_FFN_DOWN) {
+        mc_dist_refuse(d, op, "it gathers rows that are the experts' already");
+        return NULL;
+    }
     if (mc_dist_side(d, x)) return x;
     if (list == mc_result(s->dispatch, 1)) {
         *rows = mc_result(s->route, 1);
@@ -269,23 +273,6 @@ type_at_source(const mc_site *s, const mc_type *y)
     return mc_type_get(s->dist->module, y->dtype, dims, y->rank);
 }
 
-/* moe.ffn_down -> grouped_matmul, moe.unpermute; the latter. */
-static mc_op *
-split_down(mc_dist *d, mc_op *op)
-{
-    enum { H, W, OFFSETS, TOKENS, GATES, BIAS, SCALE };
-    mc_builder b = mc_builder_before(op, d->pass->diags);
-    mc_value *operands[] = {mc_operand(op, H), mc_operand(op, W), mc_operand(op, OFFSETS), mc_operand(op, BIAS),
-                            mc_operand(op, SCALE)};
-    mc_value *y = mc_build1(&b, MC_OP_GROUPED_MATMUL, operands, 5, NULL, 0);
-    if (!y) return NULL;
-    mc_op *sum = mc_build_typed(&b, MC_OP_MOE_UNPERMUTE,
-                                (mc_value *[]){y, operands[2], mc_operand(op, TOKENS), mc_operand(op, GATES)}, 4, NULL,
-                                0, &op->results[0].type, 1);
-    if (sum) take_over(d, NULL, op, sum);
-    return sum;
-}
-
 /* Every row goes back, and is added where it would be on one rank. */
 static bool
 return_rows(mc_site *s, mc_op *unpermute)
@@ -294,6 +281,30 @@ return_rows(mc_site *s, mc_op *unpermute)
     mc_value *back = mc_site_return(s, unpermute, y, type_at_source(s, y->type));
     if (back) mc_op_set_operand(unpermute, 0, back);
     return back != NULL;
+}
+
+/* moe.ffn_down -> grouped_matmul at the owner, moe.unpermute at the source */
+static bool
+split_down(mc_dist *d, mc_site *s, mc_op *op)
+{
+    enum { H, W, OFFSETS, TOKENS, GATES, BIAS, SCALE };
+    const int parameters[] = {W, BIAS, SCALE};
+    mc_value *own[3] = {NULL}, *list;
+    for (int i = 0; i < 3; i++)
+        if (mc_operand(op, parameters[i]) && !(own[i] = own_share(d, s, op, mc_operand(op, parameters[i]))))
+            return false;
+    mc_value *h = rows_of(d, s, op, H, -1, &list);
+    mc_builder b = mc_builder_before(op, d->pass->diags);
+    mc_value *operands[] = {h, own[0], mc_result(s->route, 0), own[1], own[2]};
+    const mc_named_attr wide = MC_A_DTYPE("to", MOEC_F32), to = MC_A_DTYPE("to", op->results[0].type->dtype);
+    bool narrow = h && h->type->dtype != MOEC_F32; /* sums are f32 all the way */
+    mc_value *y = h ? mc_build1(&b, MC_OP_GROUPED_MATMUL, operands, 5, &wide, narrow) : NULL;
+    mc_value *back = y ? mc_site_return(s, op, y, type_at_source(s, y->type)) : NULL;
+    if (!back) return false;
+    mc_value *sum[] = {back, mc_operand(op, OFFSETS), mc_operand(op, TOKENS), mc_operand(op, GATES)};
+    mc_op *made = mc_build_typed(&b, MC_OP_MOE_UNPERMUTE, sum, 4, &to, narrow, &op->results[0].type, 1);
+    if (made) take_over(d, NULL, op, made);
+    return made != NULL;
 }
 
 /* A token's rows are added by the owner, one row for each (token, rank) goes back. */
@@ -321,10 +332,7 @@ end_site(mc_dist *d, mc_site *s, mc_op *op, const char *form)
 {
     bool tokens = mc_operand(op, at(form, 'r')) == mc_result(s->dispatch, 1);
     if (d->mesh.order == MC_EP_TREE && tokens) return reduce_rows(d, s, op, form);
-    if (op->opcode == MC_OP_MOE_UNPERMUTE) return return_rows(s, op);
-    mc_op *sum = split_down(d, op);
-    mc_op *matmul = sum ? mc_operand(sum, 0)->def : NULL;
-    return matmul && move_form(d, s, matmul, form_of(matmul)) && return_rows(s, sum);
+    return op->opcode == MC_OP_MOE_UNPERMUTE ? return_rows(s, op) : split_down(d, s, op);
 }
 
 /* ---- the sweep --------------------------------------------------------------------------------------------------- */
@@ -363,12 +371,25 @@ retype_call(mc_dist *d, mc_op *op)
     return true;
 }
 
+/* What the model gives out are the tokens' rows; what it keeps for backward may be anything. */
+static bool
+check_outputs(const mc_dist *d, const mc_op *end)
+{
+    mc_str text = mc_module_meta(d->module, "train.outputs");
+    int n = text.len ? 0 : end->n_operands;
+    for (size_t i = 0; i < text.len; i++) n = n * 10 + (text.data[i] - '0');
+    for (int i = 0; end->func->is_model && i < n && i < end->n_operands; i++)
+        if (mc_dist_side(d, mc_operand(end, i))) return mc_dist_refuse(d, end, "result %d is rows of experts", i);
+    return true;
+}
+
 static bool
 rewrite(mc_dist *d, mc_op *op)
 {
     bool done;
     if (op->opcode == MC_OP_CALL) return retype_call(d, op);
-    if (op->opcode == MC_OP_RETURN || op->opcode == MC_OP_ACCUMULATE || op->opcode == MC_OP_WEIGHT) return true;
+    if (op->opcode == MC_OP_RETURN) return check_outputs(d, op);
+    if (op->opcode == MC_OP_ACCUMULATE || op->opcode == MC_OP_WEIGHT) return true;
     if (op->opcode == MC_OP_EP_ROUTE) return true;
     mc_site *s = site_of(d, op);
     if (!s) return mc_dist_gather_op(d, op, &done);

@@ -1,5 +1,6 @@
 /* One moe.dispatch on several ranks: its ep.route, and the rows that go to the experts and come back. */
 #include "passes/ep/dist.h"
+#include "passes/ep/plan.h"
 
 #include "passes/match.h"
 
@@ -15,7 +16,7 @@ make_route(mc_site *s, int received, int rows)
     b.span = dispatch->span;
     mc_value *operands[] = {mc_result(dispatch, 0), mc_result(dispatch, 1), mc_operand(dispatch, 1)};
     mc_named_attr attrs[] = {MC_A_INT("experts", s->experts), MC_A_INT("share", s->share),
-                             MC_A_INT("ranks", d->mesh.ep), MC_A_STR("way", mc_str_of(d->way)),
+                             MC_A_INT("ranks", d->mesh.ep), MC_A_STR("way", mc_str_of(s->way)),
                              MC_A_STR("received", m->syms[rows].name)};
     s->received = mc_dim_sym(received);
     s->rows = mc_dim_sym(rows);
@@ -26,6 +27,15 @@ make_route(mc_site *s, int received, int rows)
     static const char *const names[] = {"own_offsets", "rows", "order", "sent", "sent_tokens", "counts"};
     for (int i = 0; s->route && i < 6; i++) s->route->results[i].name = mc_str_of(names[i]);
     return s->route != NULL;
+}
+
+/* A backward function's dispatch is that of a layer which the plan knows by its forward. */
+static const char *
+way_of(const mc_dist *d, const mc_op *dispatch)
+{
+    if (!d->plan || !d->plan->layers.n) return "rank";
+    const mc_ep_layer *layer = mc_ep_plan_layer(d->plan, dispatch);
+    return mc_ep_way_name((int)(layer ? layer : &d->plan->layers.items[0])->way);
 }
 
 bool
@@ -41,6 +51,7 @@ mc_site_open(mc_dist *d, mc_op *dispatch, int number, mc_site *out)
         return mc_dist_refuse(d, dispatch, "%lld experts do not divide over %lld ranks", (long long)out->experts,
                               (long long)d->mesh.ep);
     out->share = out->experts / d->mesh.ep;
+    out->way = way_of(d, dispatch);
     int received = mc_dist_symbol(d, dispatch, "epY%d", number), rows = mc_dist_symbol(d, dispatch, "epX%d", number);
     return received >= 0 && rows >= 0 && make_route(out, received, rows);
 }
@@ -70,7 +81,7 @@ travel(mc_site *s, mc_op *before, mc_opcode opcode, mc_value *x, const mc_type *
     mc_value *operands[7] = {x};
     for (int i = 0; i < 6; i++) operands[1 + i] = mc_result(s->route, i);
     bool by_way = opcode == MC_OP_EP_SEND || opcode == MC_OP_EP_REDUCE;
-    mc_named_attr way = MC_A_STR("way", mc_str_of(d->way));
+    mc_named_attr way = MC_A_STR("way", mc_str_of(s->way));
     mc_op *op = mc_build_typed(&b, opcode, operands, 7, &way, by_way ? 1 : 0, &type, 1);
     mc_value *arrived = op ? mc_build_unary(&b, MC_OP_EP_WAIT, mc_result(op, 0)) : NULL;
     if (!arrived) return NULL;

@@ -297,7 +297,7 @@ START_TEST(refused)
     c.saved_bytes -= 64;
     REFUSED(moec_train_forward(gpu.model, &c, &error), MOEC_ERR_ARGUMENT, "saved has");
     c = s.call;
-    c.reserved[1] = 1;
+    c.reserved[0] = 1;
     REFUSED(moec_train_forward(gpu.model, &c, &error), MOEC_ERR_ARGUMENT, "reserved");
     void *first = s.params[0];
     s.params[0] = (char *)first + 4;

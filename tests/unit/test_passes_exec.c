@@ -24,6 +24,8 @@ static const char *const pipelines[] = {
     "@unfused",
     "@default",
     "expand-moe,fuse-moe,lower-to-plan{nr=32},plan-memory",
+    "expand-moe,@simplify,plan-ep{single=1},@simplify",
+    "expand-moe,@simplify,fuse-moe,plan-ep{single=1},canonicalize,cse,dce,lower-to-plan,plan-memory",
 };
 enum { N_PIPELINES = sizeof pipelines / sizeof pipelines[0] };
 
@@ -35,6 +37,8 @@ static const struct training {
     {"expand-moe,@simplify,routing-losses,fuse-moe{train=1},autodiff,@simplify", 40},
     {"expand-moe,@simplify,routing-losses,fuse-moe{train=1},autodiff{recompute=1},@simplify", 40},
     {"@train", 40},
+    {"expand-moe,@simplify,routing-losses,fuse-moe{train=1},autodiff,@simplify,fuse-grad,plan-ep{single=1},@simplify",
+     40},
 };
 enum { N_TRAININGS = sizeof trainings / sizeof trainings[0] };
 
@@ -133,6 +137,9 @@ START_TEST(test_cases)
     mc_arena *arena = mc_arena_create();
     outcomes before = play(path, NULL, arena);
     for (int p = 0; p < N_PIPELINES; p++) {
+        /* a model that gives rows of experts out is one that plan-ep refuses */
+        bool gives_rows = strstr(path, "odd_dispatch") || strstr(path, "odd_products");
+        if (strstr(pipelines[p], "plan-ep") && gives_rows) continue;
         outcomes after = play(path, pipelines[p], arena);
         ck_assert_uint_eq(before.n, after.n);
         for (size_t i = 0; i < before.n; i++) same_outcome(&before.items[i], &after.items[i], path, pipelines[p], i);
@@ -397,7 +404,7 @@ main(void)
     files_arena = mc_arena_create();
     cases = mc_golden_find(files_arena, "tests/exec", ".moir");
     goldens = without(without(mc_golden_find(files_arena, "tests/golden/passes", ".moir"), "carve-fp8"), "pipelines");
-    goldens = without(goldens, "absorb-mla");
+    goldens = without(without(goldens, "absorb-mla"), "refuses_gather"); /* which plan-ep refuses */
     absorbed = mc_golden_find(files_arena, "tests/golden/passes/absorb-mla", ".moir");
     narrowed = without(mc_golden_find(files_arena, "tests/golden/passes/narrow", ".moir"), "train");
     carvings = mc_golden_find(files_arena, "tests/golden/passes/carve-fp8", ".moir");

@@ -330,7 +330,7 @@ WRONG(workspace_tiny) { (void)f; c->workspace_bytes = 100; }
 WRONG(workspace_small) { (void)f; c->workspace_bytes = c->workspace_bytes / 2; }
 WRONG(saved_moved) { (void)f; c->saved = (char *)c->saved + 4; }
 WRONG(saved_small) { (void)f; c->saved_bytes--; }
-WRONG(reserved_used) { (void)f; c->reserved[1] = 1; }
+WRONG(reserved_used) { (void)f; c->reserved[0] = 1; }
 WRONG(input_missing) { (void)f; c->n_inputs = 0; }
 WRONG(input_unknown) { change(c->inputs, 1)->name = "z"; c->inputs = changed; (void)f; }
 WRONG(input_dtype) { change(c->inputs, 1)->dtype = MOEC_I32; c->inputs = changed; (void)f; }

@@ -116,7 +116,7 @@ put_holders(const mc_ep_plan *p, const mc_ep_layer *l, bool explain, mc_buf *out
 {
     int64_t n = l->load.ranks;
     mc_buf_printf(out, "  held      %lld a rank", (long long)l->slots);
-    if (p->mesh.redundant) mc_buf_printf(out, ", %lld of all are second copies", (long long)p->mesh.redundant);
+    if (p->mesh.redundant) mc_buf_printf(out, ", %lld of all are copies", (long long)p->mesh.redundant);
     bool line = explain || l->slots > 16 || p->mesh.redundant || p->mesh.round_robin;
     mc_buf_puts(out, line ? "\n" : ":");
     for (int64_t r = 0; r < n; r++) {
@@ -315,15 +315,18 @@ put_layer(const mc_ep_plan *p, const mc_ep_layer *l, bool explain, mc_buf *out)
 static void
 put_faults(const mc_ep_plan *p, mc_buf *out)
 {
-    bool covered = p->layers.n > 0;
-    for (size_t i = 0; i < p->layers.n; i++)
-        covered = covered && p->layers.items[i].covered >= (double)p->layers.items[i].load.choice.experts;
+    double lost = 0;
+    for (size_t i = 0; i < p->layers.n; i++) {
+        double alone = (double)p->layers.items[i].load.choice.experts - p->layers.items[i].covered;
+        if (alone > lost) lost = alone;
+    }
     mc_buf_puts(out, "  faults    every wait ends after ");
     put_time(out, p->deadline);
     mc_buf_puts(out, " (30 s, or 20 times the longest exchange): the step ends on every rank;\n");
-    mc_buf_printf(out, "            %s\n",
-                  covered ? "every expert has a copy on another rank"
-                          : "no copies: with a rank go experts that no other holds");
+    if (lost > 0)
+        mc_buf_printf(out, "            with a rank go up to %.0f experts of a layer that no other holds\n", lost);
+    else
+        mc_buf_puts(out, "            every expert has a copy on another rank\n");
 }
 
 void

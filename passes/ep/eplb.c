@@ -78,18 +78,19 @@ find_best(mc_eplb_work *w, int32_t block, int32_t n)
     w->block_score[block] = w->score[best];
 }
 
-/* n experts in n_slots slots: the expert (an index into weights) and the number of the copy in each, copies of each.
- * Blocks of experts remember their best: another copy changes one of them. */
+/* n experts in n_slots slots of n_ranks ranks: the expert (an index into weights) and the number of the copy in each,
+ * copies of each: not more than ranks, where that can be, since a second one on a rank does nothing. Blocks of experts
+ * remember their best: another copy changes one of them. */
 void
-mc_eplb_replicate(mc_eplb_work *w, const float *weights, int32_t n, int32_t n_slots, int32_t *item, int32_t *rank,
-                  int32_t *count)
+mc_eplb_replicate(mc_eplb_work *w, const float *weights, int32_t n, int32_t n_slots, int32_t n_ranks)
 {
-    int32_t n_blocks = (n + BLOCK - 1) / BLOCK;
+    int32_t *item = w->item, *rank = w->rank, *count = w->count;
+    int32_t n_blocks = (n + BLOCK - 1) / BLOCK, most = n_slots / n_ranks <= n ? n_ranks : n_slots;
     for (int32_t i = 0; i < n; i++) {
         item[i] = i;
         rank[i] = 0;
         count[i] = 1;
-        w->score[i] = weights[i];
+        w->score[i] = most > 1 ? weights[i] : -1;
     }
     for (int32_t b = 0; b < n_blocks; b++) find_best(w, b, n);
     for (int32_t s = n; s < n_slots; s++) {
@@ -99,7 +100,7 @@ mc_eplb_replicate(mc_eplb_work *w, const float *weights, int32_t n, int32_t n_sl
         int32_t best = w->block_best[block];
         item[s] = best;
         rank[s] = count[best]++;
-        w->score[best] = weights[best] / (float)count[best];
+        w->score[best] = count[best] < most ? weights[best] / (float)count[best] : -1;
         find_best(w, block, n);
     }
 }
@@ -127,7 +128,7 @@ place_node(mc_eplb_work *w, const float *loads, int32_t node, int32_t *slots)
     int32_t n_ranks = w->shape.n_ranks / w->n_nodes, per_rank = n_slots / n_ranks;
     const int32_t *experts = w->order + node * n;
     for (int32_t i = 0; i < n; i++) w->weights[i] = loads[experts[i]];
-    mc_eplb_replicate(w, w->weights, n, n_slots, w->item, w->rank, w->count);
+    mc_eplb_replicate(w, w->weights, n, n_slots, n_ranks);
     for (int32_t s = 0; s < n_slots; s++) w->copy_weights[s] = w->weights[w->item[s]] / (float)w->count[w->item[s]];
     pack(w, w->copy_weights, n_slots, n_ranks, w->bin, w->position);
     for (int32_t s = 0; s < n_slots; s++) {
@@ -155,7 +156,7 @@ rank_has(const mc_eplb_work *w, const int32_t *slots, int32_t rank, int32_t expe
 }
 
 /* Exchanges slot `s` with the one of another rank of its node that leaves the least load on the busier of the two. */
-static void
+static bool
 move_away(mc_eplb_work *w, const float *loads, int32_t *slots, int32_t s)
 {
     int32_t node_slots = w->shape.n_slots / w->n_nodes, from = s / node_slots * node_slots, me = s / w->per_rank;
@@ -170,7 +171,7 @@ move_away(mc_eplb_work *w, const float *loads, int32_t *slots, int32_t s)
         best_load = load;
         best = o;
     }
-    if (best < 0) return; /* more copies than ranks */
+    if (best < 0) return false;
     float theirs = copy_load(w, loads, slots[best]);
     w->rank_load[me] += theirs - mine;
     w->rank_load[best / w->per_rank] += mine - theirs;
@@ -179,6 +180,7 @@ move_away(mc_eplb_work *w, const float *loads, int32_t *slots, int32_t s)
     w->replica[s] = w->replica[best];
     slots[best] = expert;
     w->replica[best] = replica;
+    return true;
 }
 
 void
@@ -190,18 +192,25 @@ mc_eplb_rank_loads(mc_eplb_work *w, const float *loads, const int32_t *slots)
     }
 }
 
+/* Again as long as it helps: a rank whose own second copies are gone may take another's. */
 static void
 spread(mc_eplb_work *w, const float *loads, int32_t *slots)
 {
-    bool loaded = false;
-    for (int32_t s = 0; s < w->shape.n_slots; s++) {
-        if (w->counts[slots[s]] == 1) continue;
-        bool twice = false;
-        for (int32_t o = s / w->per_rank * w->per_rank; o < s; o++) twice |= slots[o] == slots[s];
-        if (!twice) continue;
-        if (!loaded) mc_eplb_rank_loads(w, loads, slots);
-        loaded = true;
-        move_away(w, loads, slots, s);
+    bool loaded = false, moved = true, left = true;
+    while (moved && left) {
+        moved = left = false;
+        for (int32_t s = 0; s < w->shape.n_slots; s++) {
+            if (w->counts[slots[s]] == 1) continue;
+            bool twice = false;
+            for (int32_t o = s / w->per_rank * w->per_rank; o < s; o++) twice |= slots[o] == slots[s];
+            if (!twice) continue;
+            if (!loaded) mc_eplb_rank_loads(w, loads, slots);
+            loaded = true;
+            if (move_away(w, loads, slots, s))
+                moved = true;
+            else
+                left = true;
+        }
     }
 }
 

@@ -6,7 +6,8 @@
  *                 are dealt to the node's ranks: a token that is limited to few groups stays on few nodes
  *   global        the same with one group and one node: better balance, more traffic; when the groups cannot be dealt
  *
- * Afterwards, no rank holds an expert twice where it can be avoided: a second copy on a rank does nothing. */
+ * Two things are added, since a second copy on a rank does nothing: no expert gets more copies than there are ranks for
+ * them, and where a rank got two all the same, one is exchanged with another rank's. */
 #ifndef MC_PASSES_EP_EPLB_H
 #define MC_PASSES_EP_EPLB_H
 

@@ -73,7 +73,7 @@ count_copies(adapt *a)
             w->order[n] = e;
             w->weights[n++] = a->loads[e];
         }
-        mc_eplb_replicate(w, w->weights, n, n_slots, w->item, w->rank, w->count);
+        mc_eplb_replicate(w, w->weights, n, n_slots, w->shape.n_ranks / w->n_nodes);
         for (int32_t i = 0; i < n; i++) w->counts[w->order[i]] = w->count[i];
     }
     for (int32_t e = 0; e < w->shape.n_experts; e++) a->spare[e] = w->counts[e] - a->spare[e];

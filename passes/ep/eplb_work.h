@@ -23,8 +23,8 @@ typedef struct mc_eplb_work {
 
 void mc_eplb_begin(mc_eplb_work *w, mc_arena *arena, const mc_eplb_shape *shape);
 moec_status mc_eplb_check_loads(const float *loads, size_t n, mc_fault *error) MOEC_MUST_USE;
-void mc_eplb_replicate(mc_eplb_work *w, const float *weights, int32_t n, int32_t n_slots, int32_t *item, int32_t *rank,
-                       int32_t *count);
+/* w->item and w->rank of each slot, w->count of each expert. */
+void mc_eplb_replicate(mc_eplb_work *w, const float *weights, int32_t n, int32_t n_slots, int32_t n_ranks);
 void mc_eplb_place_layer(mc_eplb_work *w, const float *loads, int32_t *slots);
 void mc_eplb_rank_loads(mc_eplb_work *w, const float *loads, const int32_t *slots);
 void mc_eplb_emit(const mc_eplb_work *w, int32_t layer, const int32_t *slots, const mc_eplb_placement *out);

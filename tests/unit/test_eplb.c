@@ -118,14 +118,14 @@ check_groups(const mc_eplb_shape *shape)
     }
 }
 
-/* Copies on ranks that hold the expert already, beyond those that have nowhere else to be. */
+/* Copies on ranks that hold the expert already; none where ranks have more slots than there are experts. */
 static int32_t
 useless_copies(const mc_eplb_shape *shape)
 {
     int32_t per_rank = shape->n_slots / shape->n_ranks, n = 0;
-    int32_t ranks = mc_eplb_is_hierarchical(shape) ? shape->n_ranks / shape->n_nodes : shape->n_ranks;
+    if (per_rank > shape->n_experts / (mc_eplb_is_hierarchical(shape) ? shape->n_nodes : 1)) return 0;
     for (int32_t s = 0; s < shape->n_slots; s++)
-        for (int32_t o = s / per_rank * per_rank; o < s; o++) n += slots[o] == slots[s] && counts[slots[s]] <= ranks;
+        for (int32_t o = s / per_rank * per_rank; o < s; o++) n += slots[o] == slots[s];
     return n;
 }
 

@@ -2,6 +2,8 @@
  * touches cost nothing. An operation under way is one exchange begun, and what is left to do when it has ended. */
 #include "runtime/ep/ep_state.h"
 
+#include "runtime/base/dtype.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -155,6 +157,7 @@ mc_ep_create(const mc_ep_options *o, mc_ep **out, mc_fault *error)
     ep->max_rows = o->max_rows;
     ep->max_received = o->max_received;
     ep->max_row_bytes = o->max_row_bytes;
+    for (int i = 0; i < 256; i++) ep->f8_values[i] = mc_f8e4m3_to_f32((uint8_t)i);
     layout l = {.total = 0};
     lay_out(ep, &l);
     if (l.overflow)
@@ -216,7 +219,7 @@ mc_ep_prepare(mc_ep *ep, const char *what, const mc_ep_lists *lists, mc_ep_row r
     uint32_t n = ep->n_ranks;
     if (ep->under_way)
         return mc_ep_refuse(ep->comm, error, MOEC_ERR_INTERNAL, "ep.%s: another operation is under way", what);
-    if (!mc_ep_codec(row, ep->max_row_bytes, &ep->codec))
+    if (!mc_ep_codec(row, ep->max_row_bytes, ep->f8_values, &ep->codec))
         return mc_ep_refuse(
             ep->comm, error, MOEC_ERR_ARGUMENT,
             "ep.%s: rows of %lld %s as %s: room is for %lld bytes, and f32 alone travels as another type", what,

@@ -373,7 +373,7 @@ static void
 add_up(mc_ep *ep)
 {
     const ep_codec *c = &ep->codec;
-    ep_codec plain = {EP_SAME, c->width, c->row_bytes, c->row_bytes};
+    ep_codec plain = {EP_SAME, c->width, c->row_bytes, c->row_bytes, NULL};
     sources s = {.node_row = ep->cursor};
     const unsigned char *in = ep->in;
     for (uint32_t j = 0; j < ep->per_node; j++) {

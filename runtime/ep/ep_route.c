@@ -162,6 +162,8 @@ take_relayed(const route *t, uint32_t from, const int32_t *record, int64_t *rela
     if (record[2] < 0 || record[2] > ep->max_tokens || record[2] > sum)
         return wrong(t, from, "rows for a node", record[2], sum < ep->max_tokens ? sum : ep->max_tokens);
     if (sum > ep->max_assignments) return wrong(t, from, "rows to pass on", sum, ep->max_assignments);
+    if (relay[ep->me % ep->per_node] != record[1])
+        return wrong(t, from, "rows to pass on to itself", relay[ep->me % ep->per_node], record[1]);
     *relayed += sum;
     counts_of(t, NODES)[ep->n_nodes + from / ep->per_node] = record[2];
     return MOEC_OK;

@@ -19,10 +19,11 @@ typedef struct ep_codec {
     ep_code code;
     int64_t width;
     size_t row_bytes, wire_bytes;
+    const float *values; /* of the 256 codes of f8e4m3 */
 } ep_codec;
 
 /* False: no such pair of types, or a row beyond max_row_bytes. */
-bool mc_ep_codec(mc_ep_row row, int64_t max_row_bytes, ep_codec *out);
+bool mc_ep_codec(mc_ep_row row, int64_t max_row_bytes, const float *values, ep_codec *out);
 /* wire[i] = rows[index[i]]; index NULL: i. */
 void mc_ep_pack(const ep_codec *c, void *wire, const void *rows, const int32_t *index, int64_t n);
 /* rows[index[i]] = wire[i] */
@@ -56,7 +57,8 @@ struct mc_ep {
     const uint32_t *ranks;
     uint32_t n_ranks, me, per_node, n_nodes;
     int64_t max_tokens, max_assignments, max_rows, max_received, max_row_bytes;
-    mc_pages pages; /* everything below */
+    float f8_values[256];
+    mc_pages pages; /* every array below */
 
     /* route */
     ep_bounds route;

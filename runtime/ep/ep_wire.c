@@ -3,18 +3,18 @@
  * elements, up to a multiple of 4 bytes. Inner loops have constant lengths, so that compilers make vectors of them. */
 #include "runtime/ep/ep_state.h"
 
+#include "runtime/base/dtype.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 32 }; /* elements of an inner loop */
-
 bool
-mc_ep_codec(mc_ep_row row, int64_t max_row_bytes, ep_codec *out)
+mc_ep_codec(mc_ep_row row, int64_t max_row_bytes, const float *values, ep_codec *out)
 {
     size_t bytes = moec_dtype_bytes(row.dtype);
     if (row.width < 0 || bytes == 0 || row.width > max_row_bytes / (int64_t)bytes) return false;
-    *out = (ep_codec){EP_SAME, row.width, (size_t)row.width * bytes, (size_t)row.width * bytes};
+    *out = (ep_codec){EP_SAME, row.width, (size_t)row.width * bytes, (size_t)row.width * bytes, values};
     if (row.wire == row.dtype) return true;
     if (row.dtype != MOEC_F32) return false;
     if (row.wire == MOEC_BF16) {
@@ -28,182 +28,175 @@ mc_ep_codec(mc_ep_row row, int64_t max_row_bytes, ep_codec *out)
     return true;
 }
 
-/* ---- elements -------------------------------------------------------------------------------------------------- */
+/* ---- runs of EP_RUN elements ----------------------------------------------------------------------------------- */
 
-static inline uint32_t
-bits_of(float x)
+enum { LANES = 8 };
+
+typedef uint32_t __attribute__((may_alias)) bits;
+typedef int32_t __attribute__((may_alias)) magnitude; /* of a float without its sign: in the order of what they mean */
+
+/* As mc_f32_to_bf16. */
+static void
+narrow_bf16(uint16_t *restrict to, const float *restrict x)
 {
-    uint32_t u;
-    memcpy(&u, &x, 4);
-    return u;
+    const bits *restrict u = (const bits *)x;
+    for (int i = 0; i < EP_RUN; i++) {
+        uint32_t rounded = (u[i] + 0x7FFF + (u[i] >> 16 & 1)) >> 16;
+        to[i] = (uint16_t)((int32_t)(u[i] & 0x7FFFFFFF) > 0x7F800000 ? u[i] >> 16 | 0x40 : rounded);
+    }
 }
 
-static inline float
-float_of(uint32_t u)
+static void
+widen_bf16(float *restrict x, const uint16_t *restrict from)
 {
-    float x;
-    memcpy(&x, &u, 4);
-    return x;
+    bits *restrict u = (bits *)x;
+    for (int i = 0; i < EP_RUN; i++) u[i] = (uint32_t)from[i] << 16;
 }
 
-static inline uint16_t
-to_bf16(float x)
-{
-    uint32_t u = bits_of(x);
-    uint32_t rounded = (u + 0x7FFF + (u >> 16 & 1)) >> 16;
-    return (uint16_t)((u & 0x7FFFFFFF) > 0x7F800000 ? (u >> 16 | 0x40) : rounded);
-}
-
-static inline float
-from_bf16(uint16_t bits)
-{
-    return float_of((uint32_t)bits << 16);
-}
-
-/* As mc_f32_to_f8e4m3, without branches; infinities are NaN. */
-static inline uint8_t
-to_f8(float x)
-{
-    uint32_t u = bits_of(x), a = u & 0x7FFFFFFF;
-    uint32_t normal = ((a + 0x7FFFF + (a >> 20 & 1)) >> 20) - (120u << 3);
-    uint32_t small = bits_of(float_of(a) + 0x1p14f) - bits_of(0x1p14f); /* the sum rounds to multiples of 2^-9 */
-    uint32_t code = a < 0x3C800000 ? small : normal;                    /* 2^-6 */
-    code = code > 0x7E ? 0x7E : code;
-    code = a >= 0x7F800000 ? 0x7F : code;
-    return (uint8_t)(code | (u >> 24 & 0x80));
-}
-
-static inline float
-from_f8(uint8_t bits)
-{
-    uint32_t m = bits & 0x7F;
-    uint32_t normal = (m << 20) + (120u << 23);
-    uint32_t small = bits_of((float)(int32_t)m * 0x1p-9f);
-    uint32_t u = m < 8 ? small : normal;
-    u = m == 0x7F ? 0x7FC00000 : u;
-    return float_of(u | (uint32_t)(bits & 0x80) << 24);
-}
-
-/* ---- rows ------------------------------------------------------------------------------------------------------ */
-
+/* max|x| / 448 over what is finite, and never so small that dividing by it overflows; 1 where all is zero. */
 static float
-scale_of(const float *x, int64_t n)
+scale_of(const float *x, bool *out_finite)
 {
-    float most = 0;
-    for (int64_t i = 0; i < n; i++) {
-        float a = fabsf(x[i]);
-        most = a > most && a <= FLT_MAX ? a : most;
+    float most[LANES] = {0}, nothing[LANES] = {0}; /* NaN when something is not finite */
+    for (int i = 0; i < EP_RUN; i += LANES)
+        for (int j = 0; j < LANES; j++) {
+            float a = fabsf(x[i + j]);
+            most[j] = a > most[j] ? a : most[j];
+            nothing[j] += a * 0;
+        }
+    for (int j = 1; j < LANES; j++) {
+        most[0] = most[j] > most[0] ? most[j] : most[0];
+        nothing[0] += nothing[j];
     }
-    if (most == 0) return 1;
-    float scale = most / 448;
-    return scale < FLT_MIN ? FLT_MIN : scale;
-}
-
-static void
-encode_f8(int64_t width, unsigned char *restrict wire, const float *restrict x)
-{
-    uint8_t *restrict q = wire + (width + EP_RUN - 1) / EP_RUN * 4;
-    for (int64_t begin = 0; begin < width; begin += EP_RUN) {
-        int64_t n = width - begin < EP_RUN ? width - begin : EP_RUN;
-        float scale = n == EP_RUN ? scale_of(x + begin, EP_RUN) : scale_of(x + begin, n);
-        memcpy(wire + begin / EP_RUN * 4, &scale, 4);
-        if (n == EP_RUN)
-            for (int i = 0; i < EP_RUN; i++) q[begin + i] = to_f8(x[begin + i] / scale);
-        else
-            for (int64_t i = begin; i < width; i++) q[i] = to_f8(x[i] / scale);
+    *out_finite = nothing[0] == 0;
+    if (!*out_finite) {
+        most[0] = 0;
+        for (int i = 0; i < EP_RUN; i++)
+            if (isfinite(x[i]) && fabsf(x[i]) > most[0]) most[0] = fabsf(x[i]);
     }
-    memset(q + width, 0, (size_t)(-width & 3));
+    float scale = most[0] / 448;
+    return most[0] == 0 ? 1 : scale < FLT_MIN ? FLT_MIN : scale;
+}
+
+/* As mc_f32_to_f8e4m3 of x / scale where all are finite: then nothing is above 448. Numbers below 2^-6 are multiples of
+ * 2^-9: adding 2^14 rounds them so. */
+static void
+narrow_f8(uint8_t *restrict to, const float *restrict x, float scale)
+{
+    float v[EP_RUN], shifted[EP_RUN];
+    int32_t codes[EP_RUN];
+    const magnitude *u = (const magnitude *)v, *small = (const magnitude *)shifted;
+    for (int i = 0; i < EP_RUN; i++) {
+        v[i] = x[i] / scale;
+        shifted[i] = fabsf(v[i]) + 0x1p14f;
+    }
+    for (int i = 0; i < EP_RUN; i++) {
+        int32_t a = u[i] & 0x7FFFFFFF;
+        int32_t normal = ((a + 0x7FFFF + (a >> 20 & 1)) >> 20) - (120 << 3);
+        int32_t code = a < 0x3C800000 ? small[i] - 0x46800000 : normal; /* the bits of 2^-6 and 2^14 */
+        codes[i] = code | (u[i] >> 24 & 0x80);
+    }
+    for (int i = 0; i < EP_RUN; i++) to[i] = (uint8_t)codes[i];
 }
 
 static void
-encode_bf16(int64_t width, uint16_t *restrict wire, const float *restrict x)
+narrow_f8_with_nan(uint8_t *to, const float *x, float scale)
 {
-    int64_t i = 0;
-    for (; i + BLOCK <= width; i += BLOCK)
-        for (int j = 0; j < BLOCK; j++) wire[i + j] = to_bf16(x[i + j]);
-    for (; i < width; i++) wire[i] = to_bf16(x[i]);
+    for (int i = 0; i < EP_RUN; i++) to[i] = isfinite(x[i]) ? mc_f32_to_f8e4m3(x[i] / scale) : 0x7F;
+}
+
+/* ---- rows: the last run is filled up with zeros ------------------------------------------------------------------ */
+
+static int64_t
+run_at(const ep_codec *c, int64_t begin)
+{
+    return c->width - begin < EP_RUN ? c->width - begin : EP_RUN;
+}
+
+/* Where the elements of f8e4m3 begin, behind their scales. */
+static int64_t
+scales_bytes(const ep_codec *c)
+{
+    return (c->width + EP_RUN - 1) / EP_RUN * 4;
 }
 
 static void
-encode(const ep_codec *c, void *wire, const void *row)
+encode(const ep_codec *c, unsigned char *wire, const float *x)
 {
-    switch (c->code) {
-    case EP_SAME: memcpy(wire, row, c->row_bytes); break;
-    case EP_BF16: encode_bf16(c->width, wire, row); break;
-    case EP_F8: encode_f8(c->width, wire, row); break;
+    for (int64_t begin = 0; begin < c->width; begin += EP_RUN) {
+        float filled[EP_RUN];
+        uint16_t halves[EP_RUN];
+        uint8_t quarters[EP_RUN];
+        int64_t n = run_at(c, begin);
+        const float *from = x + begin;
+        if (n < EP_RUN) {
+            memset(filled, 0, sizeof filled);
+            memcpy(filled, from, (size_t)n * sizeof *from);
+            from = filled;
+        }
+        if (c->code == EP_BF16) {
+            narrow_bf16(halves, from);
+            memcpy(wire + begin * 2, halves, (size_t)n * sizeof *halves);
+            continue;
+        }
+        bool finite;
+        float scale = scale_of(from, &finite);
+        (finite ? narrow_f8 : narrow_f8_with_nan)(quarters, from, scale);
+        memcpy(wire + begin / EP_RUN * 4, &scale, sizeof scale);
+        memcpy(wire + scales_bytes(c) + begin, quarters, (size_t)(n + 3) & ~(size_t)3);
     }
 }
 
-/* what: an expression of the element i of `wire` as f32; into: "=" or "+=" */
-#define ROW(into, what)                                                                                                \
-    do {                                                                                                               \
-        int64_t i = 0;                                                                                                 \
-        for (; i + BLOCK <= width; i += BLOCK)                                                                         \
-            for (int64_t j = i; j < i + BLOCK; j++) sum[j] into what(j);                                               \
-        for (; i < width; i++) sum[i] into what(i);                                                                    \
-    } while (0)
-
-#define F32_AT(i) wire[i]
-#define BF16_AT(i) from_bf16(wire[i])
-
 static void
-add_f32(int64_t width, float *restrict sum, const float *restrict wire)
+decode_run(const ep_codec *c, float *restrict x, const unsigned char *wire, int64_t begin)
 {
-    ROW(+=, F32_AT);
-}
-
-static void
-set_bf16(int64_t width, float *restrict sum, const uint16_t *restrict wire)
-{
-    ROW(=, BF16_AT);
-}
-
-static void
-add_bf16(int64_t width, float *restrict sum, const uint16_t *restrict wire)
-{
-    ROW(+=, BF16_AT);
-}
-
-#define F8_ROW(into)                                                                                                   \
-    const uint8_t *restrict q = wire + (width + EP_RUN - 1) / EP_RUN * 4;                                              \
-    for (int64_t begin = 0; begin < width; begin += EP_RUN) {                                                          \
-        float scale;                                                                                                   \
-        memcpy(&scale, wire + begin / EP_RUN * 4, 4);                                                                  \
-        if (width - begin >= EP_RUN)                                                                                   \
-            for (int i = 0; i < EP_RUN; i++) sum[begin + i] into from_f8(q[begin + i]) * scale;                        \
-        else                                                                                                           \
-            for (int64_t i = begin; i < width; i++) sum[i] into from_f8(q[i]) * scale;                                 \
+    size_t n = (size_t)run_at(c, begin);
+    uint16_t halves[EP_RUN] = {0};
+    uint8_t quarters[EP_RUN] = {0};
+    if (c->code == EP_BF16) {
+        memcpy(halves, wire + begin * 2, n * sizeof *halves);
+        widen_bf16(x, halves);
+        return;
     }
-
-static void
-set_f8(int64_t width, float *restrict sum, const unsigned char *restrict wire)
-{
-    F8_ROW(=)
+    float scale;
+    memcpy(&scale, wire + begin / EP_RUN * 4, sizeof scale);
+    memcpy(quarters, wire + scales_bytes(c) + begin, n);
+    for (int i = 0; i < EP_RUN; i++) x[i] = c->values[quarters[i]] * scale;
 }
 
 static void
-add_f8(int64_t width, float *restrict sum, const unsigned char *restrict wire)
+add_run(float *restrict sum, const float *restrict x)
 {
-    F8_ROW(+=)
+    for (int i = 0; i < EP_RUN; i++) sum[i] += x[i];
 }
 
 void
 mc_ep_set(const ep_codec *c, float *sum, const void *wire)
 {
-    switch (c->code) {
-    case EP_SAME: memcpy(sum, wire, c->row_bytes); break;
-    case EP_BF16: set_bf16(c->width, sum, wire); break;
-    case EP_F8: set_f8(c->width, sum, wire); break;
+    if (c->code == EP_SAME) {
+        memcpy(sum, wire, c->row_bytes);
+        return;
+    }
+    for (int64_t begin = 0; begin < c->width; begin += EP_RUN) {
+        float x[EP_RUN];
+        int64_t n = run_at(c, begin);
+        decode_run(c, n == EP_RUN ? sum + begin : x, wire, begin);
+        if (n < EP_RUN) memcpy(sum + begin, x, (size_t)n * sizeof *x);
     }
 }
 
 void
 mc_ep_add(const ep_codec *c, float *sum, const void *wire)
 {
-    switch (c->code) {
-    case EP_SAME: add_f32(c->width, sum, wire); break;
-    case EP_BF16: add_bf16(c->width, sum, wire); break;
-    case EP_F8: add_f8(c->width, sum, wire); break;
+    for (int64_t begin = 0; begin < c->width; begin += EP_RUN) {
+        float decoded[EP_RUN];
+        const float *x = c->code == EP_SAME ? (const float *)wire + begin : decoded;
+        int64_t n = run_at(c, begin);
+        if (c->code != EP_SAME) decode_run(c, decoded, wire, begin);
+        if (n == EP_RUN)
+            add_run(sum + begin, x);
+        else
+            for (int64_t i = 0; i < n; i++) sum[begin + i] += x[i];
     }
 }
 
@@ -249,7 +242,8 @@ mc_ep_pack(const ep_codec *c, void *wire, const void *rows, const int32_t *index
         }
     } else {
         for (int64_t i = 0; i < n; i++)
-            encode(c, to + (size_t)i * c->wire_bytes, from + (size_t)(index ? index[i] : i) * c->row_bytes);
+            encode(c, to + (size_t)i * c->wire_bytes,
+                   (const float *)(const void *)(from + (size_t)(index ? index[i] : i) * c->row_bytes));
     }
 }
 

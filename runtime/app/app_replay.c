@@ -29,6 +29,23 @@ compare(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
+/* Where experts choose tokens, -1 says that one did not; elsewhere it is a choice that was dropped. */
+static int
+check_whole(const mc_app *app, const mc_replay *r, const mc_trace_record *record, size_t n)
+{
+    const mc_route_layer *l = &app->route->layers[record->layer];
+    if (l->input == UINT32_MAX || !app->abi->inputs[l->input].limit) return MC_APP_OK;
+    for (size_t i = 0; i < n; i++)
+        if (record->ids[i] < 0)
+            return mc_app_fail(
+                app,
+                "step %llu of %s lacks a choice of token %zu in layer %s: replay a trace that was written "
+                "before choices were dropped, as moec route does",
+                (unsigned long long)record->step, r->path, i / app->route->info.layers[record->layer].top_k,
+                app->route->info.layers[record->layer].name);
+    return MC_APP_OK;
+}
+
 static int
 load(const mc_app *app, mc_trace *trace, mc_replay *r)
 {
@@ -40,16 +57,18 @@ load(const mc_app *app, mc_trace *trace, mc_replay *r)
     if (!r->entries || !r->ids) return mc_app_fail(app, "out of memory for %s", r->path);
     mc_trace_record record;
     size_t at = 0;
+    int code = MC_APP_OK;
     mc_trace_rewind(trace);
-    while (mc_trace_next(trace, &record)) {
+    while (code == MC_APP_OK && mc_trace_next(trace, &record)) {
         size_t n = (size_t)record.n_tokens * info->layers[record.layer].top_k;
         r->entries[r->n++] = (entry){record.step, record.rank, record.layer, record.n_tokens, at};
         if (n) memcpy(r->ids + at, record.ids, n * sizeof *r->ids);
         if (record.layer == 0) r->left += record.n_tokens;
+        code = check_whole(app, r, &record, n);
         at += n;
     }
     qsort(r->entries, r->n, sizeof *r->entries, compare);
-    return MC_APP_OK;
+    return code;
 }
 
 int

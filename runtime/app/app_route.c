@@ -1,5 +1,6 @@
 /* A model compiled by @trace has its layers' choices as outputs behind its own; after a step they lie in the session's
  * memory, since nobody asks for them, and are written from there. One compiled by @replay has inputs for them, too. */
+#define _GNU_SOURCE
 #include "runtime/app/app_route.h"
 
 #include "runtime/args.h"
@@ -26,6 +27,18 @@ input_of(const moec_abi_model *m, const char *output)
     for (uint32_t i = 0; i < m->n_inputs; i++)
         if (strncmp(m->inputs[i].name, output, n) == 0 && strcmp(m->inputs[i].name + n, ".replay") == 0) return i;
     return UINT32_MAX;
+}
+
+/* "layers.3.mlp.experts" is of "layers.3.mlp"; a second route of it, "layers.3.mlp.experts.2", of "layers.3.mlp.2". */
+static char *
+layer_name(const char *output)
+{
+    static const char word[] = ".experts";
+    char *name = strdup(output), *end = NULL;
+    for (char *p = name; p && (p = strstr(p, word)); p += sizeof word - 1)
+        if (!p[sizeof word - 1] || p[sizeof word - 1] == '.') end = p;
+    if (end) memmove(end, end + sizeof word - 1, strlen(end + sizeof word - 1) + 1);
+    return name;
 }
 
 static int
@@ -66,11 +79,11 @@ find_layers(const mc_app *app, mc_app_route *r)
         const moec_abi_tensor *t = &m->outputs[i];
         if (!is_choice(t)) continue;
         uint32_t k = (uint32_t)mc_expr_const(&t->dims[t->rank - 1]);
-        r->named[r->info.n_layers] = (mc_trace_layer){.name = t->name, .n_experts = (uint32_t)t->limit, .top_k = k};
-        mc_route_layer *l = &r->layers[r->info.n_layers++];
-        *l = (mc_route_layer){.output = i, .input = input_of(m, t->name)};
+        mc_route_layer *l = &r->layers[r->info.n_layers];
+        *l = (mc_route_layer){.name = layer_name(t->name), .output = i, .input = input_of(m, t->name)};
+        r->named[r->info.n_layers++] = (mc_trace_layer){.name = l->name, .n_experts = (uint32_t)t->limit, .top_k = k};
         l->loads = calloc((size_t)t->limit, sizeof *l->loads);
-        if (!l->loads) return mc_app_fail(app, "out of memory");
+        if (!l->name || !l->loads) return mc_app_fail(app, "out of memory");
     }
     r->info.model = m->name;
     r->info.layers = r->named;
@@ -100,6 +113,8 @@ check(const mc_app *app, const mc_app_route *r)
     if (wants && !replay) return mc_app_usage(app, "its program takes choices of experts: say --replay TRACE");
     if (app->size > 1)
         return mc_app_usage(app, "choices are recorded and replayed on one rank, not by a group of %u", app->size);
+    if (mc_app_has(app, MC_APP_BENCH))
+        return mc_app_usage(app, "--bench makes up its tokens: leave out --trace and --replay");
     if (app->gpu) return mc_app_usage(app, "choices are recorded and replayed on the processor: say --device cpu");
     return MC_APP_OK;
 }
@@ -330,6 +345,7 @@ mc_app_route_close(mc_app *app)
     mc_trace_abandon(r->writer);
     mc_replay_close(r->replay);
     for (uint32_t i = 0; r->layers && i < r->info.n_layers; i++) {
+        free(r->layers[i].name);
         free(r->layers[i].loads);
         free(r->layers[i].given);
     }

@@ -8,6 +8,7 @@
 
 /* One layer of experts of the model. */
 typedef struct mc_route_layer {
+    char *name;      /* of what has the experts: "layers.3.mlp" */
     uint32_t output; /* its choices, i32 [..., k] */
     uint32_t input;  /* what it is made to choose, likewise; UINT32_MAX: nothing */
     uint64_t *loads; /* choices of each expert so far */

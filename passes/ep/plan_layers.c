@@ -95,7 +95,10 @@ add_reader(mc_ep_layer *l, const mc_op *op, mc_str *path)
         add_matrix(l, mc_operand_named(op, "w_up"), true);
         if (!path->len) *path = path_of(mc_operand_named(op, "w_gate"));
         break;
-    case MC_OP_MOE_FFN_DOWN: add_matrix(l, mc_operand_named(op, "w"), false); break;
+    case MC_OP_MOE_FFN_DOWN: /* experts of a single product have no other */
+        add_matrix(l, mc_operand_named(op, "w"), mc_def_is(mc_operand_named(op, "h"), MC_OP_MOE_PERMUTE));
+        if (!path->len) *path = path_of(mc_operand_named(op, "w"));
+        break;
     case MC_OP_GROUPED_MATMUL:
         add_matrix(l, mc_operand_named(op, "w"),
                    mc_operand_named(op, "rows") || mc_def_is(mc_operand_named(op, "x"), MC_OP_MOE_PERMUTE));

@@ -248,6 +248,21 @@ START_TEST(finds_layers)
 }
 END_TEST
 
+/* Experts of one product, whose rows go on as slots: a mixture of attention heads. */
+START_TEST(finds_single_products)
+{
+    static const char text[] = "moe 1\ndim T\nmodel m(x: f32[T, 64]) -> f32[T, 64] {\n"
+                               "  r = route@router(x, 8) { linear@gate | softmax | top 2 }\n"
+                               "  q = expert_map(x, r, linear@heads(48))\n"
+                               "  return expert_sum(q, r, linear@out(64))\n}\n";
+    mc_ep_plan plan;
+    ck_assert(plan_of(text, "nodes 2", "storage f32", &plan));
+    ck_assert_uint_eq(plan.layers.n, 2);
+    ck_assert(plan.layers.items[0].width == 64 && plan.layers.items[0].inner == 48);
+    ck_assert(plan.layers.items[1].width == 48 && plan.layers.items[1].inner == 64);
+}
+END_TEST
+
 START_TEST(bounds_hold)
 {
     mc_ep_plan plan;
@@ -385,6 +400,7 @@ main(void)
     tcase_add_loop_test(all, refuses_links, 0, (int)(sizeof bad_links / sizeof *bad_links));
     tcase_add_test(all, survives_random_text);
     tcase_add_test(all, finds_layers);
+    tcase_add_test(all, finds_single_products);
     tcase_add_test(all, bounds_hold);
     tcase_add_loop_test(all, chooses_wires, 0, (int)(sizeof wires / sizeof *wires));
     tcase_add_loop_test(all, chooses_ways, 0, (int)(sizeof ways / sizeof *ways));

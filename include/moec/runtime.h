@@ -94,7 +94,7 @@ typedef struct moec_tensor_info {
     uint32_t rank;
     int64_t dims[MOEC_MAX_RANK];
     char shape[128]; /* "[B, S, 32000]" */
-    int64_t limit;   /* ids must be below it; 0: no limit */
+    int64_t limit;   /* ids must be below it, choices of experts (an output) are; 0: no limit */
 } moec_tensor_info;
 
 MOEC_API size_t moec_model_n_inputs(const moec_model *model);

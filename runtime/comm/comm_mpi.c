@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L
 /* The MPI backend: joining, leaving, and the table of its functions. Nothing here waits without a deadline: MPI's own
  * beginning and end run in threads that can be left behind, everything between is begun and then tested.
  *
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { GREETING_TAG = 2 };
 
@@ -214,6 +216,24 @@ choose_neighbours(const mc_mpi *m, const greeting *all, uint32_t *out, mc_fault 
     return MOEC_OK;
 }
 
+/* What is known of the ranks of this node: which processes they are, and whether they outnumber the processors (then an
+ * MPI that never yields would leave them none). */
+static void
+know_neighbours(mc_mpi *m, const greeting *all)
+{
+    long n = 0;
+    bool yields = false;
+    for (uint32_t r = 0; r < m->size; r++) {
+        if (strcmp(all[r].node, all[m->rank].node) != 0) continue;
+        m->processes[r] = all[r].process;
+        n++;
+    }
+#ifdef OPEN_MPI
+    yields = true;
+#endif
+    m->until_yields = yields || n <= sysconf(_SC_NPROCESSORS_ONLN) ? 0.01 : 0;
+}
+
 static moec_status
 join(mc_mpi *m, mc_comm_place *place, mc_fault *error)
 {
@@ -237,8 +257,7 @@ join(mc_mpi *m, mc_comm_place *place, mc_fault *error)
     if (!all) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     s = greet(m, all, error);
     if (s != MOEC_OK) return s; /* messages may still arrive in it: never freed */
-    for (uint32_t r = 0; r < m->size; r++)
-        if (strcmp(all[r].node, all[m->rank].node) == 0) m->processes[r] = all[r].process;
+    know_neighbours(m, all);
     s = choose_neighbours(m, all, &place->ranks_per_node, error);
     free(all);
     return s;

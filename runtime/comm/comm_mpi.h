@@ -43,6 +43,7 @@ typedef struct mc_mpi {
     int *indices;
     uint16_t *turns;           /* of each peer: the tag of the next exchange with it */
     mc_mpi_process *processes; /* of each rank of this node */
+    double until_yields;       /* seconds of a wait before others get the processor */
     double last_news;          /* when something of an exchange last changed */
     double next_look;          /* when to look for what ends an exchange early again */
     double next_hearing;       /* when to look for words alone */

@@ -15,11 +15,6 @@
 
 enum { WORD_TAG = 1 };
 static const double between_hearings = 0.001, linger_seconds = 0.3, until_naps = 0.1, nap = 0.0002;
-#ifdef OPEN_MPI
-static const double until_yields = 0.0002;
-#else
-static const double until_yields = 0;
-#endif
 
 typedef struct mc_mpi_job {
     pthread_mutex_t lock;
@@ -209,7 +204,7 @@ mc_mpi_rest(void *state, double seconds)
     double waited = mc_seconds() - m->last_news;
     if (waited >= until_naps)
         nanosleep(&(struct timespec){.tv_nsec = (long)((seconds < nap ? seconds : nap) * 1e9)}, NULL);
-    else if (waited >= until_yields)
+    else if (waited >= m->until_yields)
         sched_yield();
 }
 

@@ -148,7 +148,7 @@ wrong(const route *t, uint32_t from, const char *what, int64_t got, int64_t boun
 }
 
 static moec_status
-take_relayed(const route *t, uint32_t from, const int32_t *record, int64_t *relayed)
+take_relayed(const route *t, uint32_t from, const int32_t *record)
 {
     mc_ep *ep = t->ep;
     int32_t *relay = counts_of(t, RELAY) + from / ep->per_node * ep->per_node;
@@ -164,7 +164,6 @@ take_relayed(const route *t, uint32_t from, const int32_t *record, int64_t *rela
     if (sum > ep->max_assignments) return wrong(t, from, "rows to pass on", sum, ep->max_assignments);
     if (relay[ep->me % ep->per_node] != record[1])
         return wrong(t, from, "rows to pass on to itself", relay[ep->me % ep->per_node], record[1]);
-    *relayed += sum;
     counts_of(t, NODES)[ep->n_nodes + from / ep->per_node] = record[2];
     return MOEC_OK;
 }
@@ -175,7 +174,6 @@ take_counts(const route *t)
     mc_ep *ep = t->ep;
     uint32_t n = t->by_node ? 3 + ep->per_node : 2, lane = ep->me % ep->per_node, home = ep->me / ep->per_node;
     ep_bounds *b = &ep->route;
-    int64_t relayed = 0;
     b->in_assignments[0] = b->in_rows[0] = 0;
     for (uint32_t r = 0; r < ep->n_ranks; r++) {
         const int32_t *record = ep->records_in + (size_t)r * n;
@@ -193,7 +191,7 @@ take_counts(const route *t)
         if (b->in_rows[r + 1] > ep->max_rows)
             return wrong(t, r, "rows (with those before it)", b->in_rows[r + 1], ep->max_rows);
         if (t->by_node && r / ep->per_node != home && r % ep->per_node == lane) {
-            moec_status status = take_relayed(t, r, record, &relayed);
+            moec_status status = take_relayed(t, r, record);
             if (status != MOEC_OK) return status;
         }
     }

@@ -1,159 +1,9 @@
-/* The NCCL backend of comm on a fake NCCL and a fake driver, with threads for ranks: exchanges of all sizes, and what
- * goes wrong with ranks, libraries and files. */
+/* Exchanges over NCCL with threads for ranks: all sizes, subsets, several at once, memory of the device; and ranks and
+ * calls that fail. */
 #define _GNU_SOURCE
-#include "moec/comm.h"
-#include "moec/gpu.h"
-#include "runtime/base/clock.h"
-#include "runtime/base/file.h"
-#include "runtime/comm/comm_impl.h"
-#include "runtime/gpu/gpu_device.h"
-#include "tests/gpu/fake.h"
-#include "tests/gpu/fake_nccl.h"
+#include "tests/unit/comm_nccl_rig.h"
 
-#include <check.h>
-#include <dlfcn.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-enum { MAX_RANKS = 8, MAX_BYTES = 4000, TEXT = 1024 };
-
-/* ---- ranks as threads ------------------------------------------------------------------------------------------- */
-
-typedef struct job {
-    pthread_t thread;
-    uint32_t rank, size;
-    uint32_t told_size;       /* another one for this rank; 0: size */
-    double deadline, joining; /* joining: 0: long */
-    double late;              /* begins so much later than the others */
-    int32_t device;
-    moec_status (*play)(moec_comm *comm, struct job *j);
-    moec_gpu *gpu;
-    moec_status status;
-    char text[TEXT];
-    double seconds; /* that play took */
-    uint32_t per_node;
-    char backend[64];
-    pthread_barrier_t *all; /* reached by everybody when play is over */
-} job;
-
-static char folder[64], meeting[80];
-
-static void
-env(const char *name, const char *value)
-{
-    ck_assert_int_eq(setenv(name, value, 1), 0);
-}
-
-static void *
-run_rank(void *argument)
-{
-    job *j = argument;
-    moec_error error = {0};
-    moec_comm *comm = NULL;
-    moec_comm_options o = {.backend = "nccl",
-                           .rank = j->rank,
-                           .size = j->told_size ? j->told_size : j->size,
-                           .deadline_seconds = j->joining ? j->joining : 30,
-                           .rendezvous = meeting};
-    usleep((useconds_t)(1e6 * j->late));
-    double begin = mc_seconds();
-    j->status = moec_gpu_open(j->device, &j->gpu, &error);
-    o.gpu = j->gpu;
-    if (j->status == MOEC_OK) j->status = moec_comm_open(&o, &comm, &error);
-    snprintf(j->text, sizeof j->text, "%s", error.text);
-    if (comm) {
-        comm->deadline = j->deadline;
-        j->per_node = moec_comm_ranks_per_node(comm);
-        snprintf(j->backend, sizeof j->backend, "%s", moec_comm_backend(comm));
-        begin = mc_seconds();
-        j->status = j->play(comm, j);
-    }
-    j->seconds = mc_seconds() - begin;
-    if (j->all) pthread_barrier_wait(j->all);
-    moec_comm_close(comm);
-    moec_gpu_close(j->gpu);
-    return NULL;
-}
-
-/* Says why in j->text. */
-static moec_status
-fault(job *j, moec_status s, const char *text)
-{
-    snprintf(j->text, sizeof j->text, "%s", text);
-    return s;
-}
-
-static fake_nccl_numbers
-nccl_now(void)
-{
-    fake_nccl_numbers n;
-    fake_nccl_stats_fn *get = NULL;
-    void *library = dlopen(FAKE_NCCL, RTLD_NOW);
-    ck_assert_ptr_nonnull(library);
-    void *address = dlsym(library, "fake_nccl_stats");
-    memcpy(&get, &address, sizeof get);
-    get(&n);
-    return n;
-}
-
-static fake_stats
-cuda_now(void)
-{
-    fake_stats s;
-    fake_stats_fn *get = NULL;
-    void *library = dlopen(FAKE_CUDA, RTLD_NOW);
-    ck_assert_ptr_nonnull(library);
-    void *address = dlsym(library, "fake_cuda_stats");
-    memcpy(&get, &address, sizeof get);
-    get(&s);
-    return s;
-}
-
-static void
-nothing_left(void)
-{
-    fake_nccl_numbers n = nccl_now();
-    fake_stats s = cuda_now();
-    char path[100];
-    ck_assert_uint_eq(n.comms + n.cliques + n.groups_alive, 0);
-    ck_assert_uint_eq(s.device_blocks + s.host_blocks + s.streams + s.events + s.contexts, 0);
-    ck_assert_msg(!mc_file_exists(meeting), "the rendezvous file is left");
-    for (int r = 0; r < MAX_RANKS; r++) {
-        snprintf(path, sizeof path, "%s.%d", meeting, r);
-        ck_assert_msg(!mc_file_exists(path), "%s is left", path);
-    }
-}
-
-/* All ranks play; jobs[r] says how it went. Those with told_size or a play of their own keep it. */
-static void
-run(job *jobs, uint32_t n, double deadline, moec_status (*play)(moec_comm *, job *))
-{
-    pthread_barrier_t all;
-    pthread_barrier_init(&all, NULL, n);
-    for (uint32_t r = 0; r < n; r++) {
-        jobs[r].rank = r;
-        jobs[r].size = n;
-        jobs[r].deadline = deadline;
-        jobs[r].all = &all;
-        if (!jobs[r].play) jobs[r].play = play;
-        ck_assert_int_eq(pthread_create(&jobs[r].thread, NULL, run_rank, &jobs[r]), 0);
-    }
-    for (uint32_t r = 0; r < n; r++) pthread_join(jobs[r].thread, NULL);
-    pthread_barrier_destroy(&all);
-}
-
-static void
-all_well(const job *jobs, uint32_t n)
-{
-    for (uint32_t r = 0; r < n; r++)
-        ck_assert_msg(jobs[r].status == MOEC_OK, "rank %u: %s: %s", r, moec_status_name(jobs[r].status), jobs[r].text);
-    nothing_left();
-}
 
 /* ---- exchanges -------------------------------------------------------------------------------------------------- */
 
@@ -426,14 +276,6 @@ END_TEST
 
 /* ---- ranks that fail -------------------------------------------------------------------------------------------- */
 
-static moec_status
-play_silent(moec_comm *comm, job *j)
-{
-    (void)comm;
-    (void)j;
-    return MOEC_OK;
-}
-
 /* A round in which everybody sends everybody 100 bytes. */
 static moec_status
 play_hundred(moec_comm *comm, job *j)
@@ -457,13 +299,6 @@ play_hundred(moec_comm *comm, job *j)
             return fault(j, MOEC_ERR_INTERNAL, "the second call says something else");
     }
     return s == MOEC_OK ? s : fault(j, s, e.text);
-}
-
-static void
-says(const job *j, moec_status status, const char *part)
-{
-    ck_assert_msg(j->status == status && strstr(j->text, part), "rank %u: %s: \"%s\" does not say \"%s\"", j->rank,
-                  moec_status_name(j->status), j->text, part);
 }
 
 /* The message names the rank that is silent, not just any. */
@@ -599,154 +434,7 @@ START_TEST(every_call_may_fail)
 }
 END_TEST
 
-/* ---- meeting ---------------------------------------------------------------------------------------------------- */
-
-START_TEST(somebody_does_not_come)
-{
-    job j[1] = {{.rank = (uint32_t)_i, .size = 2, .joining = 0.2, .play = play_silent}};
-    run_rank(&j[0]);
-    says(&j[0], MOEC_ERR_COMM, _i == 0 ? "rank 1 did not join the group in time" : "rank 0 did not open the group");
-    ck_assert_double_lt(j[0].seconds, 1.2);
-    nothing_left();
-}
-END_TEST
-
-START_TEST(other_sizes)
-{
-    job jobs[2] = {{.joining = 0.3}, {.joining = 0.3, .told_size = 3}};
-    run(jobs, 2, 1, play_silent);
-    says(&jobs[0], MOEC_ERR_COMM, "same size 2");
-    says(&jobs[1], MOEC_ERR_COMM, "same size 3");
-    nothing_left();
-}
-END_TEST
-
-/* Ends a rank like an accident, as soon as it has written its file. */
-static void
-accident(uint32_t rank, const char *file)
-{
-    pid_t child = fork();
-    if (child == 0) {
-        job j = {.rank = rank, .size = 2, .deadline = 30, .play = play_silent};
-        run_rank(&j);
-        _exit(0);
-    }
-    double end = mc_seconds() + 20;
-    while (!mc_file_exists(file) && mc_seconds() < end) usleep(1000);
-    ck_assert(mc_file_exists(file));
-    kill(child, SIGKILL);
-    ck_assert_int_eq(waitpid(child, NULL, 0), child);
-}
-
-/* Both files of an earlier run lie there, the one of rank 0 with an answer to the one of rank 1. */
-START_TEST(files_of_an_earlier_run)
-{
-    char joins[100];
-    job jobs[2] = {0};
-    jobs[_i].late = 0.2;
-    snprintf(joins, sizeof joins, "%s.1", meeting);
-    accident(1, joins);
-    accident(0, meeting);
-    ck_assert(mc_file_exists(joins));
-    run(jobs, 2, 10, play_rounds);
-    all_well(jobs, 2);
-}
-END_TEST
-
-START_TEST(files_that_are_something_else)
-{
-    char joins[100];
-    job jobs[2] = {0};
-    mc_fault e;
-    snprintf(joins, sizeof joins, "%s.1", meeting);
-    ck_assert_int_eq(mc_file_write(meeting, joins, sizeof joins, 0600, &e), MOEC_OK);
-    ck_assert_int_eq(mc_file_write(joins, meeting, 40, 0600, &e), MOEC_OK);
-    run(jobs, 2, 10, play_rounds);
-    all_well(jobs, 2);
-}
-END_TEST
-
-START_TEST(folders_that_are_not_there)
-{
-    job jobs[2] = {{.joining = 0.3}, {.joining = 0.3}};
-    snprintf(meeting, sizeof meeting, "%s/none/meeting", folder);
-    run(jobs, 2, 1, play_silent);
-    says(&jobs[1], MOEC_ERR_NOT_FOUND, "none/meeting.1");
-    says(&jobs[0], MOEC_ERR_COMM, "rank 1 did not join");
-    nothing_left();
-}
-END_TEST
-
-/* ---- options and libraries -------------------------------------------------------------------------------------- */
-
-static void
-refused(moec_comm_options o, moec_status status, const char *part)
-{
-    moec_comm *comm;
-    moec_error error = {0};
-    o.backend = "nccl";
-    ck_assert_int_eq(moec_comm_open(&o, &comm, &error), status);
-    ck_assert_ptr_null(comm);
-    ck_assert_msg(strstr(error.text, part) != NULL, "\"%s\" does not say \"%s\"", error.text, part);
-}
-
-START_TEST(options)
-{
-    moec_gpu *gpu;
-    moec_error error;
-    ck_assert_int_eq(moec_gpu_open(0, &gpu, &error), MOEC_OK);
-    refused((moec_comm_options){.size = 1}, MOEC_ERR_ARGUMENT, "needs a GPU");
-    refused((moec_comm_options){.gpu = gpu}, MOEC_ERR_ARGUMENT, "a group of 0 ranks");
-    refused((moec_comm_options){.gpu = gpu, .size = 1025}, MOEC_ERR_ARGUMENT, "a group of 1025 ranks");
-    refused((moec_comm_options){.gpu = gpu, .size = 2, .rank = 2}, MOEC_ERR_ARGUMENT, "rank 2 of 2");
-    refused((moec_comm_options){.gpu = gpu, .size = 2}, MOEC_ERR_ARGUMENT, "needs a rendezvous");
-    moec_gpu_close(gpu);
-    nothing_left();
-}
-END_TEST
-
-static const struct {
-    const char *variable, *value;
-    moec_status status;
-    const char *part;
-} libraries[] = {{"MOEC_NCCL", "/nowhere/libnccl.so.2", MOEC_ERR_NOT_FOUND, "/nowhere/libnccl.so.2"},
-                 {"MOEC_NCCL", FAKE_CUDA, MOEC_ERR_MISMATCH, "it has no ncclGetVersion"},
-                 {"MOEC_FAKE_NCCL_VERSION", "21703", MOEC_ERR_MISMATCH, "is NCCL 2.17.3, moec needs 2.18"},
-                 {"MOEC_FAKE_NCCL_VERSION", "2708", MOEC_ERR_MISMATCH, "is NCCL 2.7.8, moec needs 2.18"}};
-
-START_TEST(bad_libraries)
-{
-    moec_gpu *gpu;
-    moec_error error;
-    moec_comm *comm;
-    ck_assert_int_eq(moec_gpu_open(0, &gpu, &error), MOEC_OK);
-    moec_comm_options o = {.backend = "nccl", .gpu = gpu, .size = 1};
-    const char *before = strcmp(libraries[_i].variable, "MOEC_NCCL") == 0 ? FAKE_NCCL : "22809";
-    env(libraries[_i].variable, libraries[_i].value);
-    refused(o, libraries[_i].status, libraries[_i].part);
-    env(libraries[_i].variable, before); /* a failure is not remembered */
-    ck_assert_int_eq(moec_comm_open(&o, &comm, &error), MOEC_OK);
-    moec_comm_close(comm);
-    moec_gpu_close(gpu);
-    nothing_left();
-}
-END_TEST
-
 /* ---- all of it -------------------------------------------------------------------------------------------------- */
-
-static void
-make_folder(void)
-{
-    snprintf(folder, sizeof folder, "%s/moec-nccl-XXXXXX", "/tmp");
-    ck_assert_ptr_nonnull(mkdtemp(folder));
-    snprintf(meeting, sizeof meeting, "%s/meeting", folder);
-}
-
-static void
-remove_folder(void)
-{
-    rmdir(folder);
-}
 
 static void
 add_tests(TCase *t)
@@ -762,29 +450,10 @@ add_tests(TCase *t)
     tcase_add_test(t, sizes_that_differ);
     tcase_add_test(t, a_rank_at_odds_with_itself);
     tcase_add_loop_test(t, every_call_may_fail, 0, N_FUNCTIONS);
-    tcase_add_loop_test(t, somebody_does_not_come, 0, 2);
-    tcase_add_test(t, other_sizes);
-    tcase_add_loop_test(t, files_of_an_earlier_run, 0, 2);
-    tcase_add_test(t, files_that_are_something_else);
-    tcase_add_test(t, folders_that_are_not_there);
-    tcase_add_test(t, options);
-    tcase_add_loop_test(t, bad_libraries, 0, (int)(sizeof libraries / sizeof *libraries));
 }
 
 int
 main(void)
 {
-    setenv("MOEC_NCCL", FAKE_NCCL, 1);
-    setenv("MOEC_CUDA_DRIVER", FAKE_CUDA, 1);
-    Suite *s = suite_create("comm_nccl");
-    TCase *t = tcase_create("comm_nccl");
-    tcase_set_timeout(t, 60);
-    tcase_add_checked_fixture(t, make_folder, remove_folder);
-    add_tests(t);
-    suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_ENV);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+    return rig_main("comm_nccl", add_tests);
 }

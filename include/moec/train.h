@@ -135,6 +135,19 @@ MOEC_API moec_status moec_train_forward(const moec_model *model, const moec_trai
 MOEC_API moec_status moec_train_backward(const moec_model *model, const moec_train_call *call,
                                          moec_error *error) MOEC_MUST_USE;
 
+/* ---- several ranks ---------------------------------------------------------------------------------------------- */
+
+/* A model compiled for several ranks (place, moec/comm.h): every rank gives its own share of the batch, the same number
+ * of rows on all of them, and its own share of the experts' parameters (moec_param_info.dims are a rank's). Losses, loads
+ * and capacities are of all tokens of all ranks; the derivative of a loss that is a mean over tokens counts all of them.
+ *
+ * In strict order every rank's gradients are those of all tokens when backward returns. In tree order they are of its own
+ * tokens: this adds them up, over all ranks, or over the replicas of the expert, in ascending rank. Once for each optimizer
+ * step, after the last backward; in strict order, and on one rank, it does nothing. param_grads as in the call: what is
+ * null must be null on all ranks. Errors: COMM, MISMATCH, ARGUMENT, UNSUPPORTED, MEMORY. */
+MOEC_API moec_status moec_train_reduce(const moec_model *model, moec_comm *comm, float *const *param_grads,
+                                       moec_error *error) MOEC_MUST_USE;
+
 /* ---- balancing without a loss --------------------------------------------------------------------------------- */
 
 typedef enum moec_bias_rule {

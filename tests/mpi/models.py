@@ -172,8 +172,11 @@ def struck(program, n, who, signal, options):
 
 def one_fails(program):
     """A rank that cannot open its weights: the others hear of it at once, and why."""
-    command = f'test "$OMPI_COMM_WORLD_RANK" = 1 && exec {program} --weights nowhere --ids 1; exec {program} --weights {REFERENCE / "deepseekv3_tiny"} --ids 1'
-    text, code, faults, seconds = ranks.run(os.environ["MPIRUN"], [], 2, "/bin/sh", ["-c", command])
+    def words_of(weights):
+        return [program, "--weights", str(weights), "--ids", "1"]
+
+    _, *first = words_of(REFERENCE / "deepseekv3_tiny")
+    text, code, faults, seconds = ranks.run(os.environ["MPIRUN"], [], 1, program, [*first, ":", "-np", "1", *words_of("nowhere")])
     for words in (r"rank 1: there is no .*nowhere", r"rank 0: rank 1 gave up: there is no .*nowhere"):
         if not re.search(words, text):
             faults.append(f"nobody says: {words}")

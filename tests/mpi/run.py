@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts ranks.c under MPI's launcher: run.py PROGRAM exchange|faults|launchers|namespaces.
+"""Starts ranks.c (or rows.c) under MPI's launcher: run.py PROGRAM exchange|rows|faults|launchers|namespaces.
 
 Environment: MOEC_COMM_MPI (the backend's file), MPIRUN; MOEC_COMM_MPICH and MPIRUN_MPICH where that MPI is there too.
 What is missing is said, and the test skipped (77). After every run no process may be left, and nothing in /dev/shm.
@@ -103,6 +103,17 @@ def exchange(program):
     if not code or "MOEC_RANKS_PER_NODE is '3': give a divisor of the 4 ranks" not in text:
         faults.append("no error about it")
     failed |= report("nodes that do not divide", faults, text, seconds)
+    return failed
+
+
+def rows(program):
+    """Dispatches of expert parallelism: rows.c."""
+    failed = False
+    for n in (1, 2, 3, 4, 8):
+        text, code, faults, seconds = run(os.environ["MPIRUN"], [], n, program, ["60"])
+        if code or "60 cases" not in text:
+            faults.append(f"the launcher returned {code}")
+        failed |= report(f"rows between {n} ranks", faults, text, seconds)
     return failed
 
 
@@ -247,7 +258,7 @@ def main():
     if not os.environ.get("MOEC_COMM_MPI") or not os.environ.get("MPIRUN"):
         print("skipped: there is no MPI here (Debian: apt install openmpi-bin libopenmpi-dev), or it was configured off")
         sys.exit(SKIP)
-    sys.exit({"exchange": exchange, "faults": faults, "launchers": launchers,
+    sys.exit({"exchange": exchange, "rows": rows, "faults": faults, "launchers": launchers,
               "namespaces": namespaces}[part](program))
 
 

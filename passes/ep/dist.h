@@ -36,8 +36,9 @@ struct mc_site {
     mc_dim assignments;    /* A */
     mc_dim received, rows; /* Y, X */
     int64_t experts, share;
-    const char *way; /* how its rows travel */
-    mc_map sent;     /* "opcode id" -> what has arrived */
+    const char *way;                  /* how its rows travel */
+    moec_dtype wire_there, wire_back; /* and as what, in tree order */
+    mc_map sent;                      /* "opcode id" -> what has arrived */
 };
 
 /* Rewrites one function; false after an error. */

@@ -29,13 +29,14 @@ make_route(mc_site *s, int received, int rows)
     return s->route != NULL;
 }
 
-/* A backward function's dispatch is that of a layer which the plan knows by its forward. */
-static const char *
-way_of(const mc_dist *d, const mc_op *dispatch)
+/* How the plan lets its rows travel. A backward function's dispatch is that of a layer which the plan knows by its
+ * forward. NULL: as they are. */
+static const mc_ep_layer *
+planned(const mc_dist *d, const mc_op *dispatch)
 {
-    if (!d->plan || !d->plan->layers.n) return "rank";
+    if (!d->plan || !d->plan->layers.n) return NULL;
     const mc_ep_layer *layer = mc_ep_plan_layer(d->plan, dispatch);
-    return mc_ep_way_name((int)(layer ? layer : &d->plan->layers.items[0])->way);
+    return layer ? layer : &d->plan->layers.items[0];
 }
 
 bool
@@ -51,7 +52,10 @@ mc_site_open(mc_dist *d, mc_op *dispatch, int number, mc_site *out)
         return mc_dist_refuse(d, dispatch, "%lld experts do not divide over %lld ranks", (long long)out->experts,
                               (long long)d->mesh.ep);
     out->share = out->experts / d->mesh.ep;
-    out->way = way_of(d, dispatch);
+    const mc_ep_layer *layer = planned(d, dispatch);
+    out->way = layer ? mc_ep_way_name((int)layer->way) : "rank";
+    out->wire_there = layer ? layer->there.dtype : MOEC_F32;
+    out->wire_back = layer ? layer->back.dtype : MOEC_F32;
     int received = mc_dist_symbol(d, dispatch, "epY%d", number), rows = mc_dist_symbol(d, dispatch, "epX%d", number);
     return received >= 0 && rows >= 0 && make_route(out, received, rows);
 }
@@ -81,8 +85,13 @@ travel(mc_site *s, mc_op *before, mc_opcode opcode, mc_value *x, const mc_type *
     mc_value *operands[7] = {x};
     for (int i = 0; i < 6; i++) operands[1 + i] = mc_result(s->route, i);
     bool by_way = opcode == MC_OP_EP_SEND || opcode == MC_OP_EP_REDUCE;
-    mc_named_attr way = MC_A_STR("way", mc_str_of(s->way));
-    mc_op *op = mc_build_typed(&b, opcode, operands, 7, &way, by_way ? 1 : 0, &type, 1);
+    moec_dtype wire = opcode == MC_OP_EP_SEND ? s->wire_there : opcode == MC_OP_EP_REDUCE ? s->wire_back : MOEC_F32;
+    bool narrow = wire != MOEC_F32 && x->type->dtype == MOEC_F32;
+    mc_named_attr attrs[2];
+    int n_attrs = 0;
+    if (by_way) attrs[n_attrs++] = (mc_named_attr)MC_A_STR("way", mc_str_of(s->way));
+    if (narrow) attrs[n_attrs++] = (mc_named_attr)MC_A_DTYPE("wire", wire);
+    mc_op *op = mc_build_typed(&b, opcode, operands, 7, attrs, n_attrs, &type, 1);
     mc_value *arrived = op ? mc_build_unary(&b, MC_OP_EP_WAIT, mc_result(op, 0)) : NULL;
     if (!arrived) return NULL;
     arrived->name = x->name;

@@ -121,6 +121,7 @@ own_share(mc_dist *d, mc_site *s, mc_op *reader, mc_value *w)
         mc_op *cast = x ? mc_dist_remake(d, def, &x, NULL) : NULL;
         if (!cast) return NULL;
         mc_value_replace_uses(w, mc_result(cast, 0));
+        mc_op_remove(def);
         mc_dist_set_side(d, mc_result(cast, 0), s);
         return mc_result(cast, 0);
     }
@@ -134,6 +135,7 @@ own_share(mc_dist *d, mc_site *s, mc_op *reader, mc_value *w)
     mc_op_set_attr(made, "of", (mc_attr){.kind = MC_ATTR_INT, .as.i = s->experts});
     made->results[0].name = w->name;
     mc_value_replace_uses(w, mc_result(made, 0));
+    mc_op_remove(def);
     mc_dist_set_side(d, mc_result(made, 0), s);
     return mc_result(made, 0);
 }
@@ -417,21 +419,33 @@ number_of(const mc_dist *d, const mc_op *dispatch, int next)
     return next;
 }
 
-/* What dispatch needs, and it, to the front: rows that forward kept are not read before their number is known. */
+/* op, and what it needs, before `front`: rows that forward kept are not read before their number is known. */
 static void
 hoist(mc_op *op, mc_op *front)
 {
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *v = mc_operand(op, i);
-        if (v && v->def && v->def != front) hoist(v->def, front);
+        if (v && v->def) hoist(v->def, front);
     }
     const mc_op *before = front;
     while (before && before != op) before = before->prev;
-    if (!before && op != front) mc_op_move_before(front, op);
+    if (!before) mc_op_move_before(front, op);
+}
+
+/* The first op that reads rows which forward kept; NULL: none. */
+static mc_op *
+first_reader(const mc_dist *d, mc_func *f)
+{
+    MC_FOR_OPS(op, f)
+    {
+        for (int i = 0; i < op->n_operands; i++)
+            if (mc_operand(op, i) && mc_dist_received(d, mc_operand(op, i)->type)) return op;
+    }
+    return NULL;
 }
 
 static bool
-open_sites(mc_dist *d, mc_func *f, bool keeps)
+open_sites(mc_dist *d, mc_func *f)
 {
     MC_VEC(mc_op *) found = {0};
     int next = 0;
@@ -439,11 +453,11 @@ open_sites(mc_dist *d, mc_func *f, bool keeps)
     {
         if (op->opcode == MC_OP_MOE_DISPATCH) mc_vec_push(d->pass->scratch, &found, op);
     }
-    mc_op *front = f->first;
+    mc_op *front = first_reader(d, f);
     for (size_t i = 0; i < found.n; i++) {
         mc_site *s = MC_NEW(d->pass->scratch, mc_site);
-        if (keeps) hoist(found.items[i], front);
-        int number = keeps ? number_of(d, found.items[i], next) : next;
+        if (front) hoist(found.items[i], front);
+        int number = front ? number_of(d, found.items[i], next) : next;
         next = number >= next ? number + 1 : next;
         if (number > 9) return mc_dist_refuse(d, found.items[i], "a function has more than ten of them");
         if (!mc_site_open(d, found.items[i], number, s)) return false;
@@ -455,11 +469,10 @@ open_sites(mc_dist *d, mc_func *f, bool keeps)
 bool
 mc_dist_function(mc_dist *d, mc_func *f)
 {
-    bool keeps = false, ok = true;
+    bool ok = true;
     d->sites.n = 0;
     mc_map_init(&d->gathered, d->pass->scratch);
-    for (size_t i = 0; i < f->formals.n; i++) keeps = keeps || mc_dist_received(d, f->formals.items[i]->type);
-    if (!open_sites(d, f, keeps)) return false;
+    if (!open_sites(d, f)) return false;
     for (size_t i = 0; i < f->formals.n; i++) {
         const mc_value *v = f->formals.items[i];
         for (size_t k = 0; mc_dist_received(d, v->type) && k < d->sites.n; k++)

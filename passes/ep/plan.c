@@ -188,6 +188,7 @@ bound(const mc_ep_plan *plan, mc_ep_layer *l)
     l->most_assignments = all * each;
     l->most_rows = rows_of_experts ? l->most_assignments : all;
     l->most_sent = mc_ep_most_sent(&l->load, l->way) * l->there.row_bytes;
+    l->most_sent += mc_ep_most_sent(&l->load, MC_EP_BY_EXPERT) * gates_bytes(plan);
     bool strict = plan->mesh.order == MC_EP_STRICT;
     /* back goes what all others may have sent here */
     l->most_back = (strict ? l->most_assignments : l->most_rows) * (1 - 1 / (double)l->load.nodes) * l->back.row_bytes;

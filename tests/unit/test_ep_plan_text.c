@@ -279,6 +279,19 @@ START_TEST(bounds_hold)
         ck_assert(w->back.nodes <= a->most_back);
     }
     ck_assert_double_eq(plan.deadline, 30);
+    const char *const places[] = {"nodes 2; order tree; exchange expert", "nodes 2; order tree; exchange rank",
+                                  "nodes 2; order tree; exchange node"};
+    for (int i = 0; i < 3; i++) { /* gates travel too */
+        teardown();
+        setup();
+        ck_assert(plan_of(model, places[i], "compute bf16", &plan));
+        for (size_t k = 0; k < plan.layers.n; k++) {
+            const mc_ep_layer *l = &plan.layers.items[k];
+            const mc_ep_weighed *w = &l->ways[l->way];
+            ck_assert_msg(w->there.nodes <= l->most_sent && w->back.nodes <= l->most_back, "%s", places[i]);
+            ck_assert(l->rows <= l->most_rows && l->assignments <= l->most_assignments);
+        }
+    }
 }
 END_TEST
 

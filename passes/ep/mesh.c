@@ -249,6 +249,7 @@ mc_ep_mesh_parse(mc_str text, mc_ep_mesh *out, mc_diags *diags)
         if (r.at < text.len && !accept(&r, ';')) return fail(&r, "expected ';' or the end");
         blanks(&r);
     }
+    if (!out->experts_over.len && find_axis(&r, MC_STR("ep"))) out->experts_over = MC_STR("ep");
     if (!out->experts_over.len) {
         out->state = MC_EP_MESH_NONE;
         return false;

@@ -3,8 +3,9 @@
  *     mesh dp = 4, ep = 64, tp = 1; experts over = ep; tokens over = [dp, ep]; redundant 32; layout round_robin;
  *     nodes 8; order tree; exchange node
  *
- * The axis that experts are over is `ep`, whatever its name; the other axes that tokens are over are `dp`; what is left
- * is `tp`, and must be 1. Rank r is number r % ep of replica r / ep; node n has the ranks n * world / nodes onwards. */
+ * The axis that experts are over (when not said, the one called ep) is `ep`, whatever its name; the other axes that
+ * tokens are over are `dp`; what is left is `tp`, and must be 1. Rank r is number r % ep of replica r / ep; node n has
+ * the ranks n * world / nodes onwards. */
 #ifndef MC_PASSES_EP_MESH_H
 #define MC_PASSES_EP_MESH_H
 

@@ -34,7 +34,8 @@ static const struct {
     int64_t ep, dp, nodes, per_node;
 } meshes[] = {
     {"", MC_EP_MESH_NONE, 1, 1, 0, 0},
-    {"mesh ep = 4", MC_EP_MESH_NONE, 1, 1, 0, 0},
+    {"mesh x = 4", MC_EP_MESH_NONE, 1, 1, 0, 0},
+    {"mesh ep = 4", MC_EP_MESH_READ, 4, 1, 1, 4},
     {"mesh dp = 4, ep = 64, tp = 1; experts over = ep; tokens over = [dp, ep]", MC_EP_MESH_READ, 64, 4, 1, 64},
     {"mesh x = 6; experts over = x; nodes 3", MC_EP_MESH_READ, 6, 1, 3, 2},
     {"mesh a = 2, b = 3, c = 4; experts over = b; tokens over = [a, b, c]; nodes 8", MC_EP_MESH_READ, 3, 8, 8, 3},

@@ -78,23 +78,26 @@ scale_of(const float *x, bool *out_finite)
     return most[0] == 0 ? 1 : scale < FLT_MIN ? FLT_MIN : scale;
 }
 
-/* As mc_f32_to_f8e4m3 of x / scale where all are finite: then nothing is above 448. Numbers below 2^-6 are multiples of
- * 2^-9: adding 2^14 rounds them so. */
+/* As mc_f32_to_f8e4m3 of v = x / scale where all are finite: then nothing is above 448. With 2^e the power of 2 in |v|,
+ * at least 2^-6, the sum |v| + 2^(e + 20) is rounded to multiples of 2^(e - 3), and ends in the digits that the code
+ * has: the code of v is 8 (e + 6) more than they say. */
 static void
 narrow_f8(uint8_t *restrict to, const float *restrict x, float scale)
 {
-    float v[EP_RUN], shifted[EP_RUN];
+    float v[EP_RUN], power[EP_RUN], sum[EP_RUN];
     int32_t codes[EP_RUN];
-    const magnitude *u = (const magnitude *)v, *small = (const magnitude *)shifted;
+    const magnitude *signs = (const magnitude *)v, *digits = (const magnitude *)sum;
+    magnitude *powers = (magnitude *)power;
     for (int i = 0; i < EP_RUN; i++) {
         v[i] = x[i] / scale;
-        shifted[i] = fabsf(v[i]) + 0x1p14f;
+        float a = fabsf(v[i]);
+        power[i] = a > 0x1p-6f ? a : 0x1p-6f;
     }
+    for (int i = 0; i < EP_RUN; i++) powers[i] = (powers[i] & 0x7F800000) + (20 << 23);
+    for (int i = 0; i < EP_RUN; i++) sum[i] = fabsf(v[i]) + power[i];
     for (int i = 0; i < EP_RUN; i++) {
-        int32_t a = u[i] & 0x7FFFFFFF;
-        int32_t normal = ((a + 0x7FFFF + (a >> 20 & 1)) >> 20) - (120 << 3);
-        int32_t code = a < 0x3C800000 ? small[i] - 0x46800000 : normal; /* the bits of 2^-6 and 2^14 */
-        codes[i] = code | (u[i] >> 24 & 0x80);
+        int32_t code = digits[i] - powers[i] + (powers[i] >> 20) - 8 * (127 + 20 - 6);
+        codes[i] = code | (signs[i] >> 24 & 0x80);
     }
     for (int i = 0; i < EP_RUN; i++) to[i] = (uint8_t)codes[i];
 }

@@ -115,27 +115,6 @@ run(request *r, const char *path)
     return code;
 }
 
-/* --mesh also overrides the text's own, so that what the text checks is what is planned. */
-static bool
-set_mesh(const mc_cli *cli, mc_unit *u, moec_compile_options *options)
-{
-    const char *mesh = mc_cli_value(cli, MC_OPTION_MESH);
-    mc_ep_mesh parsed;
-    mc_diags ignored;
-    if (!mesh) return true;
-    mc_diags_init(&ignored, u->arena, NULL);
-    mc_ep_mesh_parse(mc_strf(u->arena, "mesh %s", mesh), &parsed, &ignored);
-    if (parsed.state == MC_EP_MESH_WRONG || strchr(mesh, ';')) {
-        mc_cli_usage("--mesh takes axes and sizes, as in --mesh dp=4,ep=64, not '%s'", mesh);
-        return false;
-    }
-    const char **settings = MC_NEW_N(u->arena, const char *, options->n_settings + 1);
-    for (size_t i = 0; i < options->n_settings; i++) settings[i] = options->settings[i];
-    settings[options->n_settings++] = mc_strf(u->arena, "place.mesh=%s", mesh).data;
-    options->settings = settings;
-    return true;
-}
-
 int
 mc_cmd_plan(const mc_cli *cli)
 {
@@ -147,14 +126,16 @@ mc_cmd_plan(const mc_cli *cli)
     if (!read_count(cli, MC_OPTION_TOKENS, &r.settings.tokens) || !read_count(cli, MC_OPTION_NODES, &count) ||
         !read_count(cli, MC_OPTION_REDUNDANT, &count))
         return MC_EXIT_USAGE;
-    const char *path = mc_cli_one_file(cli);
+    const char *path = mc_cli_one_file(cli), *mesh = mc_cli_value(cli, MC_OPTION_MESH);
     if (!path) return MC_EXIT_USAGE;
+    if (mesh && !mc_ep_mesh_is_axes(mc_str_of(mesh)))
+        return mc_cli_usage("--mesh takes axes and sizes, as in --mesh dp=4,ep=64, not '%s'", mesh);
     int code = mc_plan_traffic_begin(cli, &r.traffic);
     if (code == MC_EXIT_OK) {
         mc_unit u;
         mc_unit_init(&u, &options);
         r.unit = &u;
-        code = set_mesh(cli, &u, &options) ? run(&r, path) : MC_EXIT_USAGE;
+        code = run(&r, path);
         mc_unit_fini(&u);
     }
     mc_plan_traffic_end(&r.traffic);

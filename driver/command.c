@@ -39,6 +39,7 @@ mc_command_options(const mc_cli *cli, moec_compile_options *out)
                                   .train = mc_cli_has(cli, MC_OPTION_TRAIN) || cli->command == MC_COMMAND_TRAIN ||
                                            cli->command == MC_COMMAND_MEM,
                                   .recompute = mc_cli_has(cli, MC_OPTION_RECOMPUTE),
+                                  .mesh = mc_cli_value(cli, MC_OPTION_MESH),
                                   .frozen = mc_cli_value(cli, MC_OPTION_FROZEN),
                                   .remarks = mc_cli_has(cli, MC_OPTION_REMARKS),
                                   .color = cli->color,

@@ -71,6 +71,7 @@ cache_key(mc_unit *u, const mc_backend_target *target, mc_cache_key *key)
     add_string(key, o->pipeline);
     add_string(key, o->train ? o->recompute ? "recompute" : "save" : "");
     add_string(key, o->train ? o->frozen : "");
+    add_string(key, o->mesh);
     add_strings(key, o->defines, o->n_defines);
     add_strings(key, o->settings, o->n_settings);
     if (!o->config) return true;

@@ -96,9 +96,18 @@ mc_unit_read_config(mc_unit *u, const char *path, mc_str *out, mc_fault *fault)
 static mc_str *
 strings(mc_unit *u, const char *const *items, size_t n)
 {
-    mc_str *out = MC_NEW_N(u->arena, mc_str, n + 1);
+    mc_str *out = MC_NEW_N(u->arena, mc_str, n + 2);
     for (size_t i = 0; i < n; i++) out[i] = mc_str_of(items[i]);
     return out;
+}
+
+static mc_str *
+settings_of(mc_unit *u, const moec_compile_options *o, size_t *n)
+{
+    mc_str *all = strings(u, o->settings, o->n_settings);
+    *n = o->n_settings;
+    if (o->mesh) all[(*n)++] = mc_strf(u->arena, "place.mesh=%s", o->mesh);
+    return all;
 }
 
 /* Training keeps parameters in f32, whatever the text stores them in, unless a setting says otherwise. */
@@ -127,10 +136,9 @@ elaborate(mc_unit *u)
     mc_elab_options options = {.model = mc_str_of(o->model),
                                .defines = strings(u, o->defines, o->n_defines),
                                .n_defines = o->n_defines,
-                               .settings = strings(u, o->settings, o->n_settings),
-                               .n_settings = o->n_settings,
                                .weights_map = mc_str_of(o->map),
                                .load = load_use};
+    options.settings = settings_of(u, o, &options.n_settings);
     if (o->train) add_training_settings(u, &options);
     mc_fault fault = {0};
     if (o->config && mc_unit_read_config(u, o->config, &options.config, &fault) != MOEC_OK)

@@ -54,6 +54,8 @@ typedef struct moec_compile_options {
     const char *cache;    /* directory of compiled code; NULL: the default; "": none */
     bool train;           /* forward and backward (moec/train.h) instead of inference; parameters are f32 */
     bool recompute;       /* with train: save inputs and routing only, compute the rest again in backward */
+    const char *mesh;     /* ranks, over what the text's place block says: "ep=4", "dp=2,ep=4"; a model for several runs
+                             with     a moec_comm (moec/comm.h) */
     const char *frozen;   /* with train: globs of parameter paths without gradient, by commas: "embed.**,**.norm.*" */
     bool remarks;         /* report remarks too (what was fused, and why not) */
     bool color;           /* in `rendered` */

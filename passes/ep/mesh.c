@@ -239,6 +239,20 @@ share_nodes(reader *r)
 }
 
 bool
+mc_ep_mesh_is_axes(mc_str text)
+{
+    mc_arena *scratch = mc_arena_create();
+    mc_diags ignored;
+    mc_diags_init(&ignored, scratch, NULL);
+    mc_ep_mesh mesh;
+    reader r = {.text = text, .mesh = &mesh, .diags = &ignored};
+    bool good = read_mesh(&r);
+    blanks(&r);
+    mc_arena_destroy(scratch);
+    return good && r.at == text.len;
+}
+
+bool
 mc_ep_mesh_parse(mc_str text, mc_ep_mesh *out, mc_diags *diags)
 {
     *out = (mc_ep_mesh){.state = MC_EP_MESH_WRONG, .ep = 1, .dp = 1, .tp = 1, .exchange = MC_EP_AUTO};

@@ -72,7 +72,7 @@ class TrainCall(Structure):
                 ("outputs", POINTER(Tensor)), ("n_outputs", c_size_t), ("cotangents", POINTER(Tensor)),
                 ("n_cotangents", c_size_t), ("input_grads", POINTER(Tensor)), ("n_input_grads", c_size_t),
                 ("param_grads", POINTER(c_void_p)), ("check_finite", c_bool),
-                ("gpu", c_void_p), ("stream", c_void_p), ("reserved", c_uint64 * 2)]
+                ("gpu", c_void_p), ("stream", c_void_p), ("comm", c_void_p), ("reserved", c_uint64 * 1)]
 
 
 class DiagnosticInfo(Structure):
@@ -86,7 +86,7 @@ DiagnosticFn = CFUNCTYPE(None, c_void_p, POINTER(DiagnosticInfo))
 class CompileOptions(Structure):
     _fields_ = [("model", c_char_p), ("defines", POINTER(c_char_p)), ("n_defines", c_size_t), ("settings", POINTER(c_char_p)),
                 ("n_settings", c_size_t), ("config", c_char_p), ("map", c_char_p), ("target", c_char_p), ("gpu", c_char_p),
-                ("dump_dir", c_char_p), ("name", c_char_p), ("pipeline", c_char_p), ("cache", c_char_p), ("train", c_bool), ("recompute", c_bool), ("frozen", c_char_p),
+                ("dump_dir", c_char_p), ("name", c_char_p), ("pipeline", c_char_p), ("cache", c_char_p), ("train", c_bool), ("recompute", c_bool), ("mesh", c_char_p), ("frozen", c_char_p),
                 ("remarks", c_bool), ("color", c_bool), ("on_diagnostic", DiagnosticFn), ("user", c_void_p)]
 
 

@@ -43,7 +43,9 @@ typedef struct mc_ep_mesh {
 
 /* True exactly when out->state is MC_EP_MESH_READ. */
 bool mc_ep_mesh_read(const mc_module *m, mc_ep_mesh *out, mc_diags *diags);
-/* The same, of a text. */
+/* Whether a text is axes with sizes: "dp = 4, ep = 64". */
+bool mc_ep_mesh_is_axes(mc_str text);
+/* The same as mc_ep_mesh_read, of a text. */
 bool mc_ep_mesh_parse(mc_str text, mc_ep_mesh *out, mc_diags *diags);
 
 #endif

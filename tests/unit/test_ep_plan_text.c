@@ -82,6 +82,9 @@ END_TEST
 
 START_TEST(reads_settings)
 {
+    ck_assert(mc_ep_mesh_is_axes(MC_STR("ep=4")) && mc_ep_mesh_is_axes(MC_STR(" dp = 2 , ep = 3, tp = 2 ")));
+    ck_assert(!mc_ep_mesh_is_axes(MC_STR("")) && !mc_ep_mesh_is_axes(MC_STR("ep")));
+    ck_assert(!mc_ep_mesh_is_axes(MC_STR("ep=0")) && !mc_ep_mesh_is_axes(MC_STR("ep=4; nodes 2")));
     mc_ep_mesh mesh;
     ck_assert(mc_ep_mesh_parse(MC_STR("mesh ep = 2; experts over = ep; redundant 32; layout round_robin; order tree; "
                                       "exchange rank"),

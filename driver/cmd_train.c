@@ -4,7 +4,10 @@
 #include "driver/compiled.h"
 #include "driver/progress.h"
 #include "driver/train/train_report.h"
+#include "runtime/app/app.h"
 #include "runtime/base/hash.h"
+#include "runtime/comm/comm.h"
+#include "runtime/ranks.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -108,13 +111,8 @@ hash_model(const char *path, const moec_compile_options *o, uint64_t *out, mc_fa
 static moec_status
 save(mc_trainer *t, const mc_train_printer *printer, mc_fault *fault)
 {
-    const mc_train_param *bad = mc_train_params_not_finite(&t->state.params, false);
-    if (bad)
-        return mc_fail(fault, MOEC_ERR_RANGE,
-                       "step %" PRIu64 ": the parameter %s holds a value that is not finite; no checkpoint is written",
-                       t->state.at.step, bad->info.path);
-    moec_status s = mc_train_checkpoint_write(t->options.out, moec_model_name(t->model), &t->state, fault);
-    if (s == MOEC_OK) mc_train_print_checkpoint(printer, t->options.out, t->state.at.step);
+    moec_status s = mc_trainer_save(t, fault);
+    if (s == MOEC_OK && t->ranks.rank == 0) mc_train_print_checkpoint(printer, t->options.out, t->state.at.step);
     return s;
 }
 
@@ -124,36 +122,67 @@ run(mc_trainer *t, const train_command *c, mc_fault *fault)
     mc_train_printer printer = mc_train_printer_default(c->json, c->log_every);
     const mc_train_position *at = &t->state.at;
     moec_status s = MOEC_OK;
+    bool speaks = t->ranks.rank == 0, stop = false;
     catch_signals();
-    mc_train_print_begin(&printer, t);
-    if (!c->run.out) fputs("moec: without --out what is learnt is lost at the end\n", stderr);
-    while (at->step < at->n_steps && !interrupted && s == MOEC_OK) {
+    if (speaks) mc_train_print_begin(&printer, t);
+    if (!c->run.out && speaks) fputs("moec: without --out what is learnt is lost at the end\n", stderr);
+    while (at->step < at->n_steps && !stop && s == MOEC_OK) {
         mc_train_report report;
         s = mc_trainer_step(t, &report, fault);
         if (s != MOEC_OK) break;
-        mc_train_print_step(&printer, t, &report);
-        bool due =
-            at->step == at->n_steps || interrupted || (c->checkpoint_every && at->step % c->checkpoint_every == 0);
+        if (speaks) mc_train_print_step(&printer, t, &report);
+        stop = interrupted;
+        s = mc_train_ranks_any(&t->ranks, &stop, fault);
+        if (s != MOEC_OK) break;
+        bool due = at->step == at->n_steps || stop || (c->checkpoint_every && at->step % c->checkpoint_every == 0);
         if (due && c->run.out) s = save(t, &printer, fault);
     }
-    mc_train_print_clear(&printer);
+    if (speaks) mc_train_print_clear(&printer);
+    return s;
+}
+
+static moec_status
+train(const train_command *c, const moec_abi_model *abi, const moec_model *model, mc_fault *fault)
+{
+    mc_trainer trainer;
+    moec_status s = mc_trainer_open(model, abi, &c->run, &trainer, fault);
+    if (s != MOEC_OK) return s;
+    if (c->check) {
+        mc_train_printer printer = mc_train_printer_default(false, 0);
+        if (trainer.ranks.rank == 0) mc_train_print_begin(&printer, &trainer);
+    } else {
+        s = run(&trainer, c, fault);
+    }
+    mc_trainer_close(&trainer);
     return s;
 }
 
 static int
-train(const train_command *c, const moec_abi_model *abi, const moec_model *model)
+failed_with_others(moec_comm *comm, const mc_fault *fault)
 {
-    mc_trainer trainer;
+    uint32_t rank = moec_comm_rank(comm);
+    mc_comm_abort(comm, fault->text);
+    moec_comm_close(comm);
+    fprintf(stderr, "moec: rank %u: %s\n", rank, fault->text);
+    return MC_APP_GROUP;
+}
+
+/* On the ranks that the model is planned for: of a group the first one speaks. */
+static int
+train_on_ranks(train_command *c, const moec_abi_model *abi, const moec_model *model)
+{
     mc_fault fault = {0};
-    moec_status s = mc_trainer_open(model, abi, &c->run, &trainer, &fault);
-    if (s != MOEC_OK) return mc_command_failed(s, fault.text);
-    if (c->check) {
-        mc_train_printer printer = mc_train_printer_default(false, 0);
-        mc_train_print_begin(&printer, &trainer);
-    } else {
-        s = run(&trainer, c, &fault);
+    moec_error error = {0};
+    moec_comm *comm = NULL;
+    if (mc_ranks_needed(abi) > 1 && moec_comm_open(NULL, &comm, &error) != MOEC_OK) {
+        mc_command_failed(MOEC_ERR_COMM, error.text);
+        return MC_APP_GROUP;
     }
-    mc_trainer_close(&trainer);
+    c->run.comm = comm;
+    if (!c->run.n_threads) c->run.n_threads = mc_ranks_threads(comm);
+    moec_status s = train(c, abi, model, &fault);
+    if (s != MOEC_OK && comm && moec_comm_size(comm) > 1) return failed_with_others(comm, &fault);
+    moec_comm_close(comm);
     if (s != MOEC_OK) return mc_command_failed(s, fault.text);
     return interrupted ? 128 + interrupted : MC_EXIT_OK;
 }
@@ -183,7 +212,7 @@ mc_cmd_train(const mc_cli *cli)
     else if ((s = moec_compiled_load(compiled, &model, &error)) != MOEC_OK)
         code = mc_command_failed(s, error.text);
     else
-        code = train(&c, abi, model);
+        code = train_on_ranks(&c, abi, model);
     moec_compiled_destroy(compiled);
     return code;
 }

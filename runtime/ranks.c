@@ -2,8 +2,12 @@
 #define _GNU_SOURCE
 #include "runtime/ranks.h"
 
+#include "runtime/host_cpu.h"
+
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX_RANKS = 1024 };
 
@@ -48,6 +52,17 @@ mc_ranks_check(const moec_abi_model *abi, const moec_comm *comm, uint32_t *out_n
                    "%s is planned for %u ranks (ep = %u, dp = %u), the group has %u: start it with mpirun -np %u, or "
                    "compile it for a mesh of %u",
                    abi->name, need, abi->ep->n_ranks, abi->ep->n_replicas, size, need, size);
+}
+
+uint32_t
+mc_ranks_threads(const moec_comm *comm)
+{
+    cpu_set_t mine;
+    if (!comm || moec_comm_size(comm) == 1) return 0;
+    bool threads = strncmp(moec_comm_backend(comm), "threads", 7) == 0;
+    uint32_t n = mc_host_cpus(), ranks = threads ? moec_comm_size(comm) : moec_comm_ranks_per_node(comm);
+    bool bound = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) < sysconf(_SC_NPROCESSORS_ONLN);
+    return bound && !threads ? n : n > ranks ? n / ranks : 1;
 }
 
 int64_t

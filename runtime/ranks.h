@@ -13,6 +13,10 @@ uint32_t mc_ranks_needed(const moec_abi_model *abi);
 moec_status mc_ranks_check(const moec_abi_model *abi, const moec_comm *comm, uint32_t *out_number,
                            mc_fault *error) MOEC_MUST_USE;
 
+/* How many threads a rank begins with when nothing says so: 0 (all) alone; else what its launcher gave it for itself,
+ * or its part of what all ranks of the machine have. */
+uint32_t mc_ranks_threads(const moec_comm *comm);
+
 /* Axis 0 of the parameter as a whole: all its experts, wherever they are. */
 int64_t mc_weights_whole(const moec_abi_weight *w);
 /* The expert of the parameter that slot `slot` of rank number `number` holds; -1: the slot is empty. */

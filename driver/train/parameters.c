@@ -48,18 +48,31 @@ mc_train_params_create(const moec_model *model, mc_train_params *out, mc_fault *
     return s;
 }
 
+/* How many parts of a parameter are cut into chunks by themselves: its experts. */
+static size_t
+n_parts(const mc_train_param *p)
+{
+    bool by_experts = p->experts || strcmp(p->info.role, "experts") == 0;
+    return p->n && by_experts && p->info.rank > 0 ? (size_t)p->info.dims[0] : 1;
+}
+
 static bool
 make_chunks(mc_train_params *p)
 {
-    for (size_t i = 0; i < p->n; i++)
-        if (p->items[i].trained) p->n_chunks += (p->items[i].n + CHUNK - 1) / CHUNK;
+    for (size_t i = 0; i < p->n; i++) {
+        size_t parts = n_parts(&p->items[i]);
+        if (p->items[i].trained) p->n_chunks += parts * ((p->items[i].n / parts + CHUNK - 1) / CHUNK);
+    }
     p->chunks = calloc(p->n_chunks + 1, sizeof *p->chunks);
     p->partial = calloc(p->n_chunks + 1, sizeof *p->partial);
     if (!p->chunks || !p->partial) return false;
     size_t k = 0;
-    for (size_t i = 0; i < p->n; i++)
-        for (size_t at = 0, n = p->items[i].n; p->items[i].trained && at < n; at += CHUNK)
-            p->chunks[k++] = (mc_train_chunk){(uint32_t)i, at, n - at < CHUNK ? n : at + CHUNK};
+    for (size_t i = 0; i < p->n; i++) {
+        size_t each = p->items[i].n / n_parts(&p->items[i]), n = p->items[i].n;
+        for (size_t begin = 0; p->items[i].trained && begin < n; begin += each)
+            for (size_t at = begin, end = begin + each; at < end; at += CHUNK)
+                p->chunks[k++] = (mc_train_chunk){(uint32_t)i, at, end - at < CHUNK ? end : at + CHUNK};
+    }
     return true;
 }
 
@@ -106,6 +119,7 @@ mc_train_params_destroy(mc_train_params *p)
     mc_pages_free(&p->values);
     mc_pages_free(&p->grads);
     mc_pages_free(&p->moments);
+    for (size_t i = 0; p->items && i < p->n; i++) free(p->items[i].experts);
     free(p->items);
     free(p->value_table);
     free(p->grad_table);
@@ -170,14 +184,11 @@ mc_train_params_zero_grads(mc_train_params *p, mc_pool *pool)
     mc_pool_run(pool, zero_chunks, &j);
 }
 
-double
-mc_train_params_grad_norm(mc_train_params *p, mc_pool *pool)
+void
+mc_train_params_square_grads(mc_train_params *p, mc_pool *pool)
 {
     job j = {.params = p};
-    double sum = 0;
     mc_pool_run(pool, square_chunks, &j);
-    for (size_t i = 0; i < p->n_chunks; i++) sum += p->partial[i];
-    return sqrt(sum);
 }
 
 void

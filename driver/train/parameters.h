@@ -1,5 +1,6 @@
 /* parameters: the parameters of a model in memory, with gradients and the optimizer's moments, and what every step
- * does to all of them. Work is cut into chunks of fixed size, so its results do not depend on the threads. */
+ * does to all of them. Work is cut into chunks of fixed size, which begin anew with every expert, so its results do not
+ * depend on the threads, nor on who holds which experts. */
 #ifndef MC_DRIVER_TRAIN_PARAMETERS_H
 #define MC_DRIVER_TRAIN_PARAMETERS_H
 
@@ -14,6 +15,8 @@ typedef struct mc_train_param {
     bool trained, decays;
     void *value;
     float *grad, *m, *v; /* NULL unless trained */
+    int64_t *experts;    /* of several ranks: the expert in each slot of axis 0; NULL: all of the parameter is here */
+    int64_t n_experts;   /* with experts: how many there are, wherever they are */
 } mc_train_param;
 
 typedef struct mc_train_chunk {
@@ -46,8 +49,8 @@ mc_train_param *mc_train_params_find(const mc_train_params *p, const char *path)
 size_t mc_train_param_bytes(const mc_train_param *p);
 
 void mc_train_params_zero_grads(mc_train_params *p, mc_pool *pool);
-/* The norm of all gradients together; not finite when one of them is not. */
-double mc_train_params_grad_norm(mc_train_params *p, mc_pool *pool);
+/* Fills `partial`, of which the norm of all gradients is made (train_ranks.h); not finite when one of them is not. */
+void mc_train_params_square_grads(mc_train_params *p, mc_pool *pool);
 /* Update number t (from 1) of everything trained. */
 void mc_train_params_update(mc_train_params *p, mc_pool *pool, const mc_adamw *a, double lr, uint64_t t,
                             double grad_scale);

@@ -285,19 +285,32 @@ mc_train_checkpoint_peek(const char *directory, uint64_t step, mc_train_position
     return s;
 }
 
-/* Copies tensor prefix + path, which must be there in this shape. */
-static moec_status
-take_tensor(const opened *o, const char *prefix, const moec_param_info *info, void *out, mc_fault *fault)
+static void
+take_experts(const mc_st_tensor *t, const mc_train_param *p, char *out)
 {
+    size_t each = p->n_experts ? t->n_bytes / (size_t)p->n_experts : 0;
+    for (int64_t s = 0; s < p->info.dims[0]; s++)
+        if (p->experts[s] >= 0) memcpy(out + (size_t)s * each, t->data + (size_t)p->experts[s] * each, each);
+}
+
+/* Copies tensor prefix + path, which must be there in this shape; of a parameter with experts those of this rank. */
+static moec_status
+take_tensor(const opened *o, const char *prefix, const mc_train_param *p, void *out, mc_fault *fault)
+{
+    const moec_param_info *info = &p->info;
     size_t len = strlen(prefix);
     for (size_t i = 0; i < o->file.n_tensors; i++) {
         const mc_st_tensor *t = &o->file.tensors[i];
         if (!mc_str_starts(t->name, prefix) || !mc_str_is(mc_str_slice(t->name, len, t->name.len), info->path))
             continue;
         bool same = t->dtype == info->dtype && t->rank == info->rank;
-        for (uint32_t k = 0; k < info->rank && same; k++) same = t->dims[k] == info->dims[k];
+        for (uint32_t k = 0; k < info->rank && same; k++)
+            same = t->dims[k] == (k == 0 && p->experts ? p->n_experts : info->dims[k]);
         if (!same) return mc_fail(fault, MOEC_ERR_MISMATCH, "%s: %s%s has another shape", o->path, prefix, info->path);
-        if (t->n_bytes) memcpy(out, t->data, t->n_bytes);
+        if (p->experts)
+            take_experts(t, p, out);
+        else if (t->n_bytes)
+            memcpy(out, t->data, t->n_bytes);
         return MOEC_OK;
     }
     return mc_fail(fault, MOEC_ERR_MISMATCH, "%s lacks %s%s", o->path, prefix, info->path);
@@ -312,11 +325,11 @@ load_optimizer(const opened *o, mc_train_state *state, mc_fault *fault)
         mc_train_param *p = &state->params.items[i];
         if (!p->trained) continue;
         expected += 2;
-        s = take_tensor(o, "m/", &p->info, p->m, fault);
-        if (s == MOEC_OK) s = take_tensor(o, "v/", &p->info, p->v, fault);
+        s = take_tensor(o, "m/", p, p->m, fault);
+        if (s == MOEC_OK) s = take_tensor(o, "v/", p, p->v, fault);
     }
     for (size_t i = 0; i < state->routes.n_biases && s == MOEC_OK; i++)
-        s = take_tensor(o, "ema/", &state->routes.biases[i].param->info, state->routes.biases[i].ema, fault);
+        s = take_tensor(o, "ema/", state->routes.biases[i].param, state->routes.biases[i].ema, fault);
     if (s == MOEC_OK && o->file.n_tensors != expected)
         s = mc_fail(fault, MOEC_ERR_MISMATCH, "%s has tensors that this model lacks", o->path);
     return s;
@@ -329,7 +342,7 @@ mc_train_checkpoint_read(const char *directory, uint64_t step, mc_train_state *s
     moec_status s = open_file(directory, step, model_file, &model, fault);
     if (s != MOEC_OK) return s;
     for (size_t i = 0; i < state->params.n && s == MOEC_OK; i++)
-        s = take_tensor(&model, "", &state->params.items[i].info, state->params.items[i].value, fault);
+        s = take_tensor(&model, "", &state->params.items[i], state->params.items[i].value, fault);
     if (s == MOEC_OK && model.file.n_tensors != state->params.n)
         s = mc_fail(fault, MOEC_ERR_MISMATCH, "%s has tensors that this model lacks", model.path);
     close_file(&model);

@@ -27,7 +27,7 @@ fill(float *out, size_t n, float value)
 }
 
 moec_status
-mc_train_init(const moec_param_info *info, uint64_t seed, void *out, size_t n_elements, mc_fault *fault)
+mc_train_init(const moec_param_info *info, uint64_t seed, uint64_t first, void *out, size_t n_elements, mc_fault *fault)
 {
     const char *init = info->init[0] ? info->init : default_init(info);
     uint64_t stream = mc_train_stream(info->path);
@@ -43,9 +43,10 @@ mc_train_init(const moec_param_info *info, uint64_t seed, void *out, size_t n_el
     } else if (strcmp(init, "ones") == 0) {
         fill(values, n_elements, 1);
     } else if (sscanf(init, "normal(%lf%c", &a, &end) == 2 && end == ')') {
-        for (size_t i = 0; i < n_elements; i++) values[i] = (float)(a * mc_train_normal(seed, stream, i));
+        for (size_t i = 0; i < n_elements; i++) values[i] = (float)(a * mc_train_normal(seed, stream, first + i));
     } else if (sscanf(init, "uniform(%lf, %lf%c", &a, &b, &end) == 3 && end == ')') {
-        for (size_t i = 0; i < n_elements; i++) values[i] = (float)(a + (b - a) * mc_train_uniform(seed, stream, i));
+        for (size_t i = 0; i < n_elements; i++)
+            values[i] = (float)(a + (b - a) * mc_train_uniform(seed, stream, first + i));
     } else {
         return mc_fail(fault, MOEC_ERR_INTERNAL, "%s: init %s means nothing", info->path, init);
     }

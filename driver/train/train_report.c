@@ -90,8 +90,10 @@ mc_train_print_begin(const mc_train_printer *p, const mc_trainer *t)
     const mc_train_options *o = &t->options;
     uint32_t n_threads = moec_threads_count(t->threads);
     if (p->json) return;
-    fprintf(p->out, "%s: %" PRIu64 " parameters, %" PRIu64 " of them trained; %s: %zu ids\n", moec_model_name(t->model),
-            t->state.params.n_values, t->state.params.n_trained, o->data, t->data.n_tokens);
+    fprintf(p->out, "%s: %" PRIu64 " parameters, %" PRIu64 " of them trained", moec_model_name(t->model),
+            t->state.params.n_values, t->state.params.n_trained);
+    if (t->ranks.size > 1) fprintf(p->out, ", on each of %u ranks", t->ranks.size);
+    fprintf(p->out, "; %s: %zu ids\n", o->data, t->data.n_tokens);
     fprintf(p->out, "steps %" PRIu64 "..%" PRIu64 " of ", t->state.at.step + 1, o->n_steps);
     if (o->accumulate > 1) fprintf(p->out, "%" PRIu64 " x ", o->accumulate);
     fprintf(p->out, "%" PRIu64 " x %" PRIu64 " tokens, seed %" PRIu64 ", %u thread%s, %.1f MB\n", o->batch, o->length,

@@ -7,8 +7,15 @@ moec_status
 mc_train_start_fresh(mc_train_params *p, uint64_t seed, mc_fault *fault)
 {
     moec_status s = MOEC_OK;
-    for (size_t i = 0; i < p->n && s == MOEC_OK; i++)
-        s = mc_train_init(&p->items[i].info, seed, p->items[i].value, p->items[i].n, fault);
+    for (size_t i = 0; i < p->n && s == MOEC_OK; i++) {
+        const mc_train_param *item = &p->items[i];
+        size_t n_slots = item->experts ? (size_t)item->info.dims[0] : 1, each = item->n / n_slots;
+        size_t n_bytes = each * moec_dtype_bytes(item->info.dtype);
+        for (size_t slot = 0; slot < n_slots && s == MOEC_OK; slot++) {
+            uint64_t expert = item->experts && item->experts[slot] > 0 ? (uint64_t)item->experts[slot] : 0;
+            s = mc_train_init(&item->info, seed, expert * each, (char *)item->value + slot * n_bytes, each, fault);
+        }
+    }
     return s;
 }
 
@@ -31,7 +38,8 @@ read_rows(const mc_bind *bind, const mc_bound *bound, mc_train_param *p, mc_faul
 }
 
 moec_status
-mc_train_start_from(mc_train_params *p, const moec_abi_model *abi, const char *path, const char *map, mc_fault *fault)
+mc_train_start_from(mc_train_params *p, const moec_abi_model *abi, const char *path, const char *map, uint32_t number,
+                    mc_fault *fault)
 {
     mc_checkpoint checkpoint;
     mc_bind bind;
@@ -39,7 +47,7 @@ mc_train_start_from(mc_train_params *p, const moec_abi_model *abi, const char *p
     if (s != MOEC_OK) return s;
     s = mc_checkpoint_load(&checkpoint, fault);
     if (s == MOEC_OK) {
-        s = mc_bind_create(abi, &checkpoint, map, true, 0, &bind, fault);
+        s = mc_bind_create(abi, &checkpoint, map, true, number, &bind, fault);
         for (size_t i = 0; i < p->n && s == MOEC_OK; i++) {
             const mc_bound *bound = mc_bind_find(&bind, p->items[i].info.path);
             s = bound ? read_rows(&bind, bound, &p->items[i], fault)

@@ -8,8 +8,8 @@
 /* Made up from the seed (train_init.h). Errors: UNSUPPORTED. */
 moec_status mc_train_start_fresh(mc_train_params *p, uint64_t seed, mc_fault *fault) MOEC_MUST_USE;
 /* From a checkpoint of moec train, or from one that the model's `weights` rules bind; wider types are rounded to f32.
- * `map` as in moec_weights_options. Errors: as moec_weights_open. */
+ * `map` as in moec_weights_options; number: of the rank (runtime/ranks.h). Errors: as moec_weights_open. */
 moec_status mc_train_start_from(mc_train_params *p, const moec_abi_model *abi, const char *path, const char *map,
-                                mc_fault *fault) MOEC_MUST_USE;
+                                uint32_t number, mc_fault *fault) MOEC_MUST_USE;
 
 #endif

@@ -12,13 +12,14 @@ static moec_status
 micro_batch(mc_trainer *t, uint64_t number, mc_train_report *r, mc_fault *fault)
 {
     const mc_train_options *o = &t->options;
-    size_t n_rows = (size_t)(o->batch * o->length);
-    double share = 1 / (double)o->accumulate, scale = share / (double)n_rows;
+    size_t n_rows = (size_t)(t->share * o->length);
+    double share = 1 / (double)o->accumulate, scale = share / (double)(o->batch * o->length);
     moec_error error = {0};
-    mc_train_data_batch(&t->data, o->seed, number * o->batch, (size_t)o->batch, (size_t)o->length, t->ids, t->targets);
+    mc_train_data_batch(&t->data, o->seed, number * o->batch + t->first, (size_t)t->share, (size_t)o->length, t->ids,
+                        t->targets);
     moec_tensor input = {.dtype = MOEC_I32,
                          .rank = 2,
-                         .dims = {(int64_t)o->batch, (int64_t)o->length},
+                         .dims = {(int64_t)t->share, (int64_t)o->length},
                          .data = t->ids,
                          .n_bytes = n_rows * sizeof *t->ids};
     moec_train_call call = {.threads = t->threads,
@@ -33,10 +34,14 @@ micro_batch(mc_trainer *t, uint64_t number, mc_train_report *r, mc_fault *fault)
                             .n_outputs = t->n_outputs,
                             .cotangents = t->cotangents,
                             .n_cotangents = t->n_cotangents,
-                            .param_grads = t->state.params.grad_table};
+                            .param_grads = t->state.params.grad_table,
+                            .comm = t->ranks.comm};
     moec_status s = moec_train_forward(t->model, &call, &error);
     if (s == MOEC_OK) {
-        double sum = mc_cross_entropy(t->pool, t->logits, t->targets, n_rows, (size_t)t->vocab, scale, t->row_losses);
+        double sum;
+        mc_cross_entropy(t->pool, t->logits, t->targets, n_rows, (size_t)t->vocab, scale, t->row_losses);
+        moec_status told = mc_train_ranks_sum(&t->ranks, t->row_losses, n_rows, &sum, fault);
+        if (told != MOEC_OK) return told;
         r->cross_entropy += sum * scale;
         r->aux += (double)t->aux * share;
         r->z += (double)t->z * share;
@@ -93,17 +98,19 @@ mc_trainer_step(mc_trainer *t, mc_train_report *out, mc_fault *fault)
     for (size_t i = 0; i < t->state.routes.n_loads; i++)
         memset(t->state.routes.loads[i].sum, 0, 2 * t->state.routes.loads[i].n_experts * sizeof(float));
     for (uint64_t m = 0; m < t->options.accumulate; m++) {
-        moec_status s = micro_batch(t, at->step * t->options.accumulate + m, &r, fault);
-        if (s != MOEC_OK) return s;
+        moec_status done = micro_batch(t, at->step * t->options.accumulate + m, &r, fault);
+        if (done != MOEC_OK) return done;
     }
     r.loss = r.cross_entropy + t->settings.aux_weight * r.aux + t->settings.z_weight * r.z;
-    r.grad_norm = mc_train_params_grad_norm(params, t->pool);
+    moec_status s = mc_train_ranks_reduce(&t->ranks, params, fault);
+    if (s == MOEC_OK) s = mc_train_ranks_grad_norm(&t->ranks, params, t->pool, &r.grad_norm, fault);
+    if (s != MOEC_OK) return s;
     if (!isfinite(r.loss) || !isfinite(r.grad_norm)) return not_finite(t, &r, fault);
     r.lr = t->settings.optimizer.lr * mc_schedule_at(&t->settings.schedule, r.step, t->options.n_steps);
     mc_train_params_update(params, t->pool, &t->settings.optimizer, r.lr, r.step,
                            mc_clip_scale(&t->settings.optimizer, r.grad_norm));
     at->step = r.step;
-    moec_status s = move_biases(t, r.step, fault);
+    s = move_biases(t, r.step, fault);
     r.seconds = mc_seconds() - begin;
     *out = r;
     return s;

@@ -135,6 +135,19 @@ complete_options(mc_trainer *t, const moec_abi_model *abi, mc_fault *fault)
     return MOEC_OK;
 }
 
+/* Every rank takes equally many sequences, in rank order. */
+static moec_status
+share_batch(mc_trainer *t, mc_fault *fault)
+{
+    uint64_t batch = t->options.batch;
+    t->share = batch / t->ranks.size;
+    t->first = t->share * t->ranks.rank;
+    if (batch % t->ranks.size == 0) return MOEC_OK;
+    return mc_fail(fault, MOEC_ERR_ARGUMENT,
+                   "--batch %" PRIu64 " does not divide among %u ranks: make it a multiple of them", batch,
+                   t->ranks.size);
+}
+
 static moec_status
 open_data(mc_trainer *t, mc_fault *fault)
 {
@@ -167,7 +180,7 @@ carve(mc_trainer *t, size_t *at, size_t n_bytes)
 static void
 lay_out(mc_trainer *t)
 {
-    size_t n_rows = (size_t)(t->options.batch * t->options.length), at = 0;
+    size_t n_rows = (size_t)(t->share * t->options.length), at = 0;
     t->ids = carve(t, &at, n_rows * sizeof *t->ids);
     t->targets = carve(t, &at, n_rows * sizeof *t->targets);
     t->row_losses = carve(t, &at, n_rows * sizeof *t->row_losses);
@@ -193,7 +206,7 @@ reserve(mc_trainer *t, mc_fault *fault)
 {
     char names[2][32];
     mc_train_memory memory;
-    const moec_limit dims[2] = {{names[0], (int64_t)t->options.batch}, {names[1], (int64_t)t->options.length}};
+    const moec_limit dims[2] = {{names[0], (int64_t)t->share}, {names[1], (int64_t)t->options.length}};
     for (int i = 0; i < 2; i++) mc_train_dim_name(t->model, i, names[i]);
     moec_status s =
         mc_train_memory_of(t->model, &t->state.params, dims, 2, moec_threads_count(t->threads), &memory, fault);
@@ -219,7 +232,7 @@ add_tensor(moec_tensor *list, size_t *n, const moec_model *model, size_t output,
 static moec_status
 connect(mc_trainer *t, mc_fault *fault)
 {
-    size_t n = moec_model_n_outputs(t->model), batch = t->options.batch, length = t->options.length;
+    size_t n = moec_model_n_outputs(t->model), batch = t->share, length = t->options.length;
     t->outputs = calloc(n + 1, sizeof *t->outputs);
     t->cotangents = calloc(n + 1, sizeof *t->cotangents);
     if (!t->outputs || !t->cotangents) return no_memory(fault);
@@ -265,7 +278,7 @@ start(mc_trainer *t, const moec_abi_model *abi, mc_fault *fault)
         t->state.at.n_steps = o->n_steps; /* the one thing that may be another than before */
         return s;
     }
-    if (o->weights) return mc_train_start_from(&t->state.params, abi, o->weights, o->map, fault);
+    if (o->weights) return mc_train_start_from(&t->state.params, abi, o->weights, o->map, t->ranks.number, fault);
     return mc_train_start_fresh(&t->state.params, o->seed, fault);
 }
 
@@ -285,10 +298,13 @@ mc_trainer_open(const moec_model *model, const moec_abi_model *abi, const mc_tra
     *out = (mc_trainer){.model = model, .options = *options};
     moec_status s = check_model(out, fault);
     if (s == MOEC_OK) s = mc_train_settings_of(model, &out->settings, fault);
+    if (s == MOEC_OK) s = mc_train_ranks_open(model, options->comm, &out->ranks, fault);
     if (s == MOEC_OK) s = complete_options(out, abi, fault);
+    if (s == MOEC_OK) s = share_batch(out, fault);
     if (s == MOEC_OK) s = open_data(out, fault);
     if (s == MOEC_OK) s = start_threads(out, fault);
     if (s == MOEC_OK) s = mc_train_params_create(model, &out->state.params, fault);
+    if (s == MOEC_OK) s = mc_train_ranks_share(&out->ranks, &out->state.params, fault);
     if (s == MOEC_OK)
         s = mc_train_routes_find(model, &out->state.params, out->settings.has_bias, &out->state.routes, fault);
     if (s == MOEC_OK) s = reserve(out, fault);
@@ -296,6 +312,26 @@ mc_trainer_open(const moec_model *model, const moec_abi_model *abi, const mc_tra
     if (s == MOEC_OK) s = mc_train_params_reserve(&out->state.params, fault);
     if (s == MOEC_OK) s = start(out, abi, fault);
     if (s != MOEC_OK) mc_trainer_close(out);
+    return s;
+}
+
+moec_status
+mc_trainer_save(mc_trainer *t, mc_fault *fault)
+{
+    const mc_train_param *bad = mc_train_params_not_finite(&t->state.params, false);
+    const char *name = moec_model_name(t->model);
+    if (bad)
+        return mc_fail(fault, MOEC_ERR_RANGE,
+                       "step %" PRIu64 ": the parameter %s holds a value that is not finite; no checkpoint is written",
+                       t->state.at.step, bad->info.path);
+    if (!t->ranks.comm) return mc_train_checkpoint_write(t->options.out, name, &t->state, fault);
+    mc_train_whole whole;
+    moec_status s = mc_train_ranks_collect(&t->ranks, &t->state.params, &whole, fault);
+    if (s != MOEC_OK) return s;
+    mc_train_state state = t->state;
+    state.params = whole.params;
+    if (t->ranks.rank == 0) s = mc_train_checkpoint_write(t->options.out, name, &state, fault);
+    mc_train_whole_destroy(&whole);
     return s;
 }
 

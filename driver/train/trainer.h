@@ -10,6 +10,7 @@
 
 #include "driver/train/train_checkpoint.h"
 #include "driver/train/train_data.h"
+#include "driver/train/train_ranks.h"
 #include "driver/train/train_settings.h"
 #include "runtime/abi.h"
 
@@ -20,6 +21,7 @@ typedef struct mc_train_options {
     bool has_seed, resume;
     uint32_t n_threads;
     uint64_t model_hash; /* of whatever decides the model */
+    moec_comm *comm;     /* of a model for several ranks: every rank opens a trainer and takes every step */
 } mc_train_options;
 
 /* What the train block of a compiled model says. Errors: as mc_train_settings_parse. */
@@ -37,6 +39,8 @@ typedef struct mc_trainer {
     mc_train_settings settings;
     mc_train_state state;
     mc_train_data data;
+    mc_train_ranks ranks;
+    uint64_t share, first; /* of the sequences of a batch those of this rank */
     mc_pool *pool;
     moec_threads *threads;
     int64_t vocab;
@@ -57,6 +61,8 @@ void mc_trainer_close(mc_trainer *t);
 /* One update. Errors: RANGE (a value that is not finite: names the step and the parameter), MEMORY; then the parameters
  * are as before. */
 moec_status mc_trainer_step(mc_trainer *t, mc_train_report *out, mc_fault *fault) MOEC_MUST_USE;
+/* Writes a checkpoint in options.out; on every rank. Errors: RANGE (a value is not finite), IO, MEMORY, COMM. */
+moec_status mc_trainer_save(mc_trainer *t, mc_fault *fault) MOEC_MUST_USE;
 /* Bytes of everything that a run keeps in memory. */
 uint64_t mc_trainer_bytes(const mc_trainer *t);
 

@@ -4,15 +4,12 @@
 #include "runtime/app/app.h"
 #include "runtime/base/clock.h"
 #include "runtime/comm/comm.h"
-#include "runtime/host_cpu.h"
 #include "runtime/ranks.h"
 
 #include <math.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static bool
 by_threads(const mc_app *app)
@@ -21,24 +18,13 @@ by_threads(const mc_app *app)
     return name && strcmp(name, "threads") == 0;
 }
 
-/* A launcher may have given each rank processors of its own; else the ranks of a machine share them out. */
-static uint32_t
-threads_of_rank(const mc_app *app)
-{
-    cpu_set_t mine;
-    uint32_t n = mc_host_cpus(), ranks = by_threads(app) ? app->size : moec_comm_ranks_per_node(app->comm);
-    bool bound = sched_getaffinity(0, sizeof mine, &mine) == 0 && CPU_COUNT(&mine) < sysconf(_SC_NPROCESSORS_ONLN);
-    if (app->size == 1) return 0;
-    return bound && !by_threads(app) ? n : n > ranks ? n / ranks : 1;
-}
-
 static void
 belong(mc_app *app, moec_comm *comm)
 {
     app->comm = comm;
     app->rank = moec_comm_rank(comm);
     app->size = moec_comm_size(comm);
-    app->default_threads = threads_of_rank(app);
+    app->default_threads = mc_ranks_threads(comm);
 }
 
 int

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Models on several ranks against the same models on one: models.py MOEC same|faults (environment as for run.py).
+"""Models on several ranks against the same models on one: models.py MOEC same|train|faults (environment as for run.py).
 
 Everything that a program says and writes must be, byte for byte, what the program for one rank says and writes: also when
 sequences or tokens do not divide among the ranks, and when some ranks have none.
@@ -126,6 +126,38 @@ def same(moec):
     return failed | layer(moec) | beside(moec)
 
 
+# ---- training ------------------------------------------------------------------------------------------------------
+
+def train(moec):
+    """Checkpoints of a run on several ranks are those of one rank, also when it is cut and goes on."""
+    failed = False
+    text, data = str(ROOT / "examples" / "train_tiny.moe"), str(ROOT / "examples" / "kjv" / "heldout.bin")
+    options = ["--data", data, "--steps", "6", "--batch", "8", "--length", "16", "--accumulate", "2", "--threads", "1"]
+    must(moec, "train", text, *options, "--out", "one")
+    want = pathlib.Path("one/step-000006/model.safetensors").read_bytes()
+    meshes = [("ep = 2", 2, []), ("dp = 2, ep = 2", 4, ["layout=round_robin"]), ("ep = 2", 2, ["order=tree"])]
+    for number, (mesh, n, more) in enumerate(meshes):
+        name, out = f"training, {mesh} {' '.join(more)}", f"run{number}"
+        run = ["train", text, *place(mesh, *more), "--out", out]
+        got, faults, seconds = launched(n, moec, [*run, *options, "--checkpoint-every", "3"])
+        made = pathlib.Path(out, "step-000006", "model.safetensors")
+        if not made.exists() or (made.read_bytes() == want) == ("order=tree" in more):
+            faults.append("other parameters than on one rank" if "order=tree" not in more else "a tree, and the same bits")
+        failed |= ranks.report(name, faults, got, seconds)
+        first = made.read_bytes() if made.exists() else b""
+        for path in (made, made.parent / "optimizer.safetensors"):
+            path.unlink(missing_ok=True)
+        made.parent.rmdir()
+        got, faults, seconds = launched(n, moec, [*run, "--data", data, "--resume", "--threads", "1"])
+        if not made.exists() or made.read_bytes() != first:
+            faults.append("other parameters than without the cut")
+        failed |= ranks.report(name + ", resumed", faults, got, seconds)
+    got, code, faults, seconds = ranks.run(os.environ["MPIRUN"], [], 2, moec, ["train", text, *place("ep = 2"), "--data", data, "--batch", "3"])
+    if code != 75 or "--batch 3 does not divide among 2 ranks" not in got:
+        faults.append(f"the launcher returned {code}")
+    return failed | ranks.report("a batch that does not divide", faults, got, seconds)
+
+
 # ---- faults --------------------------------------------------------------------------------------------------------
 
 def rank_of(pid):
@@ -204,7 +236,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         os.environ["MOEC_CACHE"] = folder + "/cache"
-        failed = {"same": same, "faults": faults}[part](str(pathlib.Path(moec).resolve()))
+        failed = {"same": same, "train": train, "faults": faults}[part](str(pathlib.Path(moec).resolve()))
         os.chdir("/")
     sys.exit(failed)
 

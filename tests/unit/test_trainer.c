@@ -269,7 +269,7 @@ init_of(const char *path, const char *role, const char *init, uint32_t rank, moe
 {
     moec_param_info info = {.path = path, .role = role, .init = init, .dtype = dtype, .rank = rank, .dims = {8, 1}};
     mc_fault fault = {0};
-    return mc_train_init(&info, 3, out, 8, &fault);
+    return mc_train_init(&info, 3, 0, out, 8, &fault);
 }
 
 START_TEST(test_init)

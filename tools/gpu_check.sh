@@ -54,7 +54,7 @@ options=(-DMOEC_LLVM=OFF -DMOEC_WERROR=OFF)
 [ -z "${MOEC_DEPS:-}" ] || options+=("-DCMAKE_PREFIX_PATH=$(cd "$MOEC_DEPS" && pwd)/usr")
 if command -v ninja >/dev/null; then options+=(-G Ninja); fi
 cmake -S . -B "$build" "${options[@]}" >/dev/null
-targets=(moec test_gpu_device bench_gpu_layer)
+targets=(moec test_gpu_device check_nccl bench_gpu_layer)
 [ -z "$dry" ] || targets+=(fakenvrtc fakecuda)
 cmake --build "$build" --target "${targets[@]}" -j "$jobs" >"$build/build.log" 2>&1 || { tail -n 30 "$build/build.log"; exit 1; }
 
@@ -74,6 +74,19 @@ else
         done
     else
         say "- compute-sanitizer: not installed, skipped"
+    fi
+fi
+# Two ranks on one GPU: correct or not, but not fast (tests/gpu/check_nccl.c).
+if [ -n "$dry" ]; then
+    check "nccl" env MOEC_FAKE_DEVICES=3 MOEC_NCCL="$build/tests/gpu/libfakenccl.so" "$build/tests/gpu/check_nccl" --threads 3
+else
+    nccl=${MOEC_NCCL:-$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0] + "/lib/libnccl.so.2")' 2>/dev/null || true)}
+    [ ! -e "$nccl" ] || export MOEC_NCCL=$nccl
+    if [ -n "${MOEC_NCCL:-}" ] || ldconfig -p | grep -q 'libnccl\.so\.2'; then
+        check "nccl, 1 rank" "$build/tests/gpu/check_nccl" 1
+        check "nccl, 2 ranks" "$build/tests/gpu/check_nccl" 2
+    else
+        say "- nccl: not installed, skipped"
     fi
 fi
 check "a layer" "$build/bench_gpu_layer" --seconds 0.01 tiny

@@ -44,10 +44,10 @@ if [ -z "$fast" ]; then
     step "fuzzing"
     tools/fuzz.sh all 5
 
-    targets=(test_runtime test_train_calls test_comm test_comm_faults test_ep test_ep_gather test_ep_faults api_threads)
+    targets=(test_runtime test_train_calls test_comm test_comm_faults test_comm_nccl test_ep test_ep_gather test_ep_faults api_threads)
     build tsan -DMOEC_SANITIZE=thread
     targets=(all)
-    MOEC_EP_CASES=100 check tsan -R '^(test_runtime|test_train_calls|test_comm|test_comm_faults|test_ep|test_ep_gather|test_ep_faults|api_threads)$'
+    MOEC_EP_CASES=100 check tsan -R '^(test_runtime|test_train_calls|test_comm|test_comm_faults|test_comm_nccl|test_ep|test_ep_gather|test_ep_faults|api_threads)$'
 
     build asan -DCMAKE_BUILD_TYPE=Debug -DCMAKE_C_FLAGS_DEBUG="-O1 -g1" -DMOEC_SANITIZE=address,undefined
     check asan

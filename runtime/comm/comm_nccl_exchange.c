@@ -346,6 +346,15 @@ look_at_copies(mc_nccl *n, const mc_nccl_slot *slot)
     return seen;
 }
 
+static bool
+has_come_from(const mc_nccl_slot *slot, uint32_t peer)
+{
+    for (uint32_t i = 0; i < slot->recv.n; i++)
+        if (slot->recv.runs[i].peer == peer)
+            return !slot->recv.runs[i].on_device && has_come(slot, &slot->recv.runs[i]);
+    return false;
+}
+
 void
 mc_nccl_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes)
 {
@@ -361,4 +370,9 @@ mc_nccl_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes)
         *out_bytes = r->n_bytes;
         return;
     }
+    for (uint32_t i = 0; i < slot->send.n; i++) /* somebody takes no bytes: not one whose own have come */
+        if (!has_come_from(slot, slot->send.runs[i].peer)) {
+            *out_peer = slot->send.runs[i].peer;
+            return;
+        }
 }

@@ -319,6 +319,33 @@ START_TEST(a_silent_rank)
 }
 END_TEST
 
+/* All that is received has come; rank 2 takes nothing. */
+static moec_status
+play_one_way(moec_comm *comm, job *j)
+{
+    unsigned char out[100] = {0}, in[3][100];
+    uint32_t peers[3] = {0, 1, 2};
+    mc_comm_run send[3] = {0}, recv[3] = {0};
+    mc_fault e = {{0}};
+    for (uint32_t p = 0; p < 3; p++) {
+        if (j->rank != 2 && p != j->rank) send[p] = (mc_comm_run){out, sizeof out};
+        if (p != 2 && p != j->rank) recv[p] = (mc_comm_run){in[p], sizeof in[p]};
+    }
+    mc_exchange x = {"rows", 3, peers, send, recv};
+    moec_status s = mc_comm_exchange(comm, &x, &e);
+    return s == MOEC_OK ? s : fault(j, s, e.text);
+}
+
+START_TEST(a_rank_that_takes_nothing)
+{
+    job jobs[3] = {{0}, {0}, {.play = play_silent}};
+    run(jobs, 3, 0.4, play_one_way);
+    says(&jobs[0], MOEC_ERR_COMM, "for rank 2 to take its bytes");
+    says(&jobs[1], MOEC_ERR_COMM, "for rank 2 to take its bytes");
+    nothing_left();
+}
+END_TEST
+
 START_TEST(a_rank_that_hangs_on_the_device)
 {
     job jobs[3] = {0};
@@ -445,6 +472,7 @@ add_tests(TCase *t)
     tcase_add_test(t, growth_beside_a_silent_rank);
     tcase_add_test(t, device_memory);
     tcase_add_loop_test(t, a_silent_rank, 0, 4);
+    tcase_add_test(t, a_rank_that_takes_nothing);
     tcase_add_test(t, a_rank_that_hangs_on_the_device);
     tcase_add_test(t, an_asynchronous_error);
     tcase_add_test(t, sizes_that_differ);

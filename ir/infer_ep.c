@@ -71,7 +71,8 @@ bool
 mc_infer_ep_gather(mc_infer *in)
 {
     const mc_dim one = mc_dim_const(1);
-    if (!mc_in_want_int(in, "ranks", 1, MAX_RANKS) || !want_symbol(in, "all") || !want_result(in, 1, MOEC_I32, &one, 1)) return false;
+    if (!mc_in_want_int(in, "ranks", 1, MAX_RANKS) || !want_symbol(in, "all") || !want_result(in, 1, MOEC_I32, &one, 1))
+        return false;
     if (same_but_first(in->results[0], mc_in_type(in, 0))) return true;
     return mc_in_refuse(in, MC_E0310, "the result must be like the operand, but for axis 0");
 }
@@ -87,7 +88,9 @@ mc_infer_ep_own(mc_infer *in)
 bool
 mc_infer_ep_merge(mc_infer *in)
 {
-    if (!mc_in_want_int(in, "replicas", 1, MAX_RANKS) || !want_symbol(in, "merged") || !mc_in_want_rank(in, 0, 2, 2) || !mc_in_want_rank(in, 1, 1, 1)) return false;
+    if (!mc_in_want_int(in, "replicas", 1, MAX_RANKS) || !want_symbol(in, "merged") || !mc_in_want_rank(in, 0, 2, 2) ||
+        !mc_in_want_rank(in, 1, 1, 1))
+        return false;
     if (!want_result(in, 1, MOEC_I32, mc_in_type(in, 1)->dims, 1)) return false;
     if (same_but_first(in->results[0], mc_in_type(in, 0))) return true;
     return mc_in_refuse(in, MC_E0310, "the result must be like the operand, but for axis 0");

@@ -31,7 +31,7 @@ typedef struct moec_comm_options {
     uint32_t ranks_per_node; /* neighbours that share fast links; 0: asked of the backend */
     moec_gpu *gpu;           /* nccl: the device of this rank */
     uint32_t rank, size;     /* nccl: of this process; others ask their launcher */
-    const char *rendezvous;  /* nccl: a file that rank 0 writes and all ranks can read; made and removed by the group */
+    const char *rendezvous;  /* nccl: a file (and beside it FILE.1, ..) that all ranks can write; the group removes them */
 } moec_comm_options;
 
 /* Joins the group. options may be NULL. Every rank must call it; returns when all have.

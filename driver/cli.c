@@ -65,21 +65,28 @@ print_help(void)
     puts("3 this processor cannot run the code, 70 a fault of moec's own.");
 }
 
-/* 24 lines have to do for each command, so what all take shares the last with an example. */
+/* 24 lines have to do for each command, so what all take shares the last with an example; --diagnostics too, where
+ * there is room for it. */
 static void
 print_command_help(mc_command command)
 {
     const mc_command_info *info = &mc_command_infos[command];
+    char last[160];
+    bool reports = mc_option_infos[MC_OPTION_DIAGNOSTICS].commands & 1u << command;
+    int n = snprintf(last, sizeof last, "Always: --color WHEN, --diagnostics json, --help, --version. Example: %s",
+                     info->example);
+    reports = reports && n <= 100;
+    if (!reports) snprintf(last, sizeof last, "Always: --color WHEN, --help, --version. Example: %s", info->example);
     printf("moec %s %s: %s\n", info->name, info->arguments, info->summary);
     for (int i = 0; i < MC_N_OPTIONS; i++) {
         const mc_option_info *o = &mc_option_infos[i];
-        if (!(o->commands & 1u << command) || o->commands == ALL) continue;
+        if (!(o->commands & 1u << command) || o->commands == ALL || (reports && i == MC_OPTION_DIAGNOSTICS)) continue;
         char left[64], letter[8] = "    ";
         if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
         snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
         printf("  %-26s %s\n", left, o->help);
     }
-    printf("Always: --color WHEN, --help, --version. Example: %s\n", info->example);
+    puts(last);
 }
 
 static int

@@ -260,7 +260,7 @@ row_value(const account *a, int policy, int row)
 static uint64_t
 formula(const expert_line *e)
 {
-    return 4 * (e->d + e->n_hidden * e->k * e->f) + 16 * e->k + 4;
+    return 4 * (e->d + e->n_hidden * e->k * e->f) + 8 * e->k;
 }
 
 static void
@@ -305,7 +305,7 @@ print_text(const account *a)
     for (size_t i = 0; i < a->experts.n; i++) {
         const expert_line *e = &a->experts.items[i];
         printf("\n%.*s (%zu): x and %s of E = %" PRIu64 ", k = %" PRIu64 ", D = %" PRIu64 ", F = %" PRIu64
-               ":\n  4 (D + %" PRIu64 " k F) + 16 k + 4 = %" PRIu64 " bytes a token, %" PRIu64 " in all\n",
+               ":\n  4 (D + %" PRIu64 " k F) + 8 k = %" PRIu64 " bytes a token, %" PRIu64 " in all\n",
                MC_FMT(e->scope), e->n, e->n_hidden == 2 ? "[G, U]" : "H", e->experts, e->k, e->d, e->f, e->n_hidden,
                formula(e), formula(e) * e->n * a->n_tokens);
     }

@@ -9,7 +9,7 @@ _moec() {
         compile) words="--output --define --set --model --config --map --emit --train --recompute --frozen --mesh --target --gpu --weights --passes --skip --fuel --print-changed --dump-dir --time-passes --remarks --cache --diagnostics --color --help --version" ;;
         run) words="--define --set --model --config --map --mesh --target --gpu --passes --remarks --cache --diagnostics --color --help --version" ;;
         route) words="--output --define --set --model --config --map --target --cache --diagnostics --color --help --version" ;;
-        train) words="--define --set --model --recompute --frozen --data --out --steps --batch --length --accumulate --seed --resume --checkpoint-every --log-every --check --json --threads --mesh --weights --color --help --version" ;;
+        train) words="--define --set --model --recompute --frozen --data --out --steps --batch --length --accumulate --seed --resume --checkpoint-every --log-every --check --json --threads --deadline --mesh --weights --color --help --version" ;;
         mem) words="--define --set --model --frozen --batch --length --tokens --json --threads --color --help --version" ;;
         plan) words="--output --define --set --model --config --train --tokens --seed --json --mesh --nodes --redundant --links --explain --simulate --skew --placement --trace --place --diagnostics --color --help --version" ;;
         import) words="--output --define --diagnostics --color --help --version" ;;

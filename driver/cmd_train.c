@@ -53,10 +53,23 @@ read_count(const mc_cli *cli, mc_option option, uint64_t least, uint64_t *out)
     return false;
 }
 
+static bool
+read_deadline(const mc_cli *cli, double *out)
+{
+    const char *text = mc_cli_value(cli, MC_OPTION_DEADLINE);
+    char *end;
+    if (!text) return true;
+    *out = strtod(text, &end);
+    if (end != text && !*end && *out >= 0.01 && *out <= 1e6) return true;
+    mc_cli_usage("--deadline is a number of seconds from 0.01 to 1e+06, not '%s'", text);
+    return false;
+}
+
 typedef struct train_command {
     moec_compile_options compile;
     mc_train_options run;
     uint64_t checkpoint_every, log_every;
+    double deadline; /* of waiting for another rank; 0: the default */
     bool json, check;
 } train_command;
 
@@ -78,7 +91,8 @@ read_options(const mc_cli *cli, train_command *c)
         !read_count(cli, MC_OPTION_LENGTH, 1, &o->length) ||
         !read_count(cli, MC_OPTION_ACCUMULATE, 1, &o->accumulate) || !read_count(cli, MC_OPTION_SEED, 0, &o->seed) ||
         !read_count(cli, MC_OPTION_CHECKPOINT_EVERY, 1, &c->checkpoint_every) ||
-        !read_count(cli, MC_OPTION_LOG_EVERY, 1, &c->log_every) || !read_count(cli, MC_OPTION_THREADS, 1, &n_threads))
+        !read_count(cli, MC_OPTION_LOG_EVERY, 1, &c->log_every) || !read_count(cli, MC_OPTION_THREADS, 1, &n_threads) ||
+        !read_deadline(cli, &c->deadline))
         return false;
     o->n_threads = n_threads < UINT32_MAX ? (uint32_t)n_threads : UINT32_MAX;
     const char *fault = !o->data                         ? "train needs a text to learn from: --data FILE"
@@ -174,7 +188,8 @@ train_on_ranks(train_command *c, const moec_abi_model *abi, const moec_model *mo
     mc_fault fault = {0};
     moec_error error = {0};
     moec_comm *comm = NULL;
-    if (mc_ranks_needed(abi) > 1 && moec_comm_open(NULL, &comm, &error) != MOEC_OK) {
+    moec_comm_options group = {.deadline_seconds = c->deadline};
+    if (mc_ranks_needed(abi) > 1 && moec_comm_open(&group, &comm, &error) != MOEC_OK) {
         mc_command_failed(MOEC_ERR_COMM, error.text);
         return MC_APP_GROUP;
     }

@@ -25,6 +25,7 @@ extern const char mc_embedded_base_h[], mc_embedded_base_h_end[];
 extern const char mc_embedded_runtime_h[], mc_embedded_runtime_h_end[];
 extern const char mc_embedded_train_h[], mc_embedded_train_h_end[];
 extern const char mc_embedded_gpu_h[], mc_embedded_gpu_h_end[];
+extern const char mc_embedded_comm_h[], mc_embedded_comm_h_end[];
 
 /* The runtime that travels inside moec is for the machine moec itself was built for. */
 unsigned
@@ -297,6 +298,7 @@ mc_write_header(const char *name, bool cpu, bool gpu, mc_buf *out)
     mc_buf_write(out, mc_embedded_base_h, (size_t)(mc_embedded_base_h_end - mc_embedded_base_h));
     add_header(mc_embedded_runtime_h, mc_embedded_runtime_h_end, "#include \"moec/base.h\"\n", out);
     add_header(mc_embedded_train_h, mc_embedded_train_h_end, "#include \"moec/runtime.h\"\n", out);
+    add_header(mc_embedded_comm_h, mc_embedded_comm_h_end, "#include \"moec/runtime.h\"\n", out);
     if (gpu) add_header(mc_embedded_gpu_h, mc_embedded_gpu_h_end, "#include \"moec/runtime.h\"\n", out);
     mc_buf_printf(out, "\n#ifndef MOEC_MODEL_%s\n#define MOEC_MODEL_%s\n#ifdef __cplusplus\nextern \"C\" {\n#endif\n\n",
                   name, name);

@@ -60,7 +60,8 @@ def check_codes(fault):
 
 
 def check_exports(fault):
-    headers = all_text("include/moec/base.h", "include/moec/runtime.h", "include/moec/train.h", "include/moec/gpu.h")
+    headers = all_text("include/moec/base.h", "include/moec/runtime.h", "include/moec/train.h", "include/moec/gpu.h",
+                       "include/moec/comm.h")
     declared = set(re.findall(r"MOEC_API[^;]*?\b(moec_\w+)\(", headers))
     listed = set(rows("driver/exports.def", "MC_EXPORT"))
     listed = {name.rstrip(")") for name in listed}

@@ -23,8 +23,6 @@
 extern "C" {
 #endif
 
-typedef struct moec_comm moec_comm;
-
 typedef struct moec_comm_options {
     const char *backend;     /* "local" (one rank), "mpi", "nccl"; NULL: mpi when a launcher started us, else local */
     double deadline_seconds; /* longest wait for a peer; 0: 30 */

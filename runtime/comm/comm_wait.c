@@ -41,14 +41,18 @@ mc_comm_break(moec_comm *c, moec_status status, const char *format, ...)
     return status;
 }
 
-/* Another rank said it first: that is the cause. */
+/* Another rank said it first: that is the cause. What it was at it says itself, unless it went without a word. */
 static bool
-heard(moec_comm *c)
+heard(moec_comm *c, const char *what)
 {
-    char why[MC_FAULT_BYTES - 64];
+    char why[MC_FAULT_BYTES - 64], step[40];
     uint32_t rank = 0;
     if (!c->backend->aborted || !c->backend->aborted(c->state, &rank, why, sizeof why)) return false;
-    mc_comm_break(c, MOEC_ERR_COMM, "rank %u gave up: %s", rank, why);
+    if (c->at_step && !strstr(why, " in step "))
+        mc_comm_break(c, MOEC_ERR_COMM, "%s: rank %u%s: rank %u gave up: %s", what, c->place.rank,
+                      mc_comm_in_step(c, step, sizeof step), rank, why);
+    else
+        mc_comm_break(c, MOEC_ERR_COMM, "rank %u gave up: %s", rank, why);
     return true;
 }
 
@@ -70,7 +74,7 @@ static moec_status
 failed(moec_comm *c, const char *what, moec_status s, const mc_fault *why)
 {
     char step[40];
-    if (s == MOEC_ERR_COMM && heard(c)) return c->status;
+    if (s == MOEC_ERR_COMM && heard(c, what)) return c->status;
     return mc_comm_break(c, s, "%s: rank %u%s: %s", what, c->place.rank, mc_comm_in_step(c, step, sizeof step),
                          why->text);
 }
@@ -144,7 +148,7 @@ mc_comm_wait(moec_comm *c, mc_comm_request *r, mc_fault *error)
     while (c->status == MOEC_OK && !r->done) {
         double now = mc_seconds(); /* before the look: one that was stopped itself finds what came meanwhile */
         look(c, r);
-        if (r->done || c->status != MOEC_OK || heard(c)) break;
+        if (r->done || c->status != MOEC_OK || heard(c, r->what)) break;
         if (now >= end) {
             too_late(c, r);
         } else if (c->backend->rest) {

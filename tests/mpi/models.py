@@ -166,15 +166,18 @@ def rank_of(pid):
     return int(found[0].split(b"=")[1]) if found else -1
 
 
-def strike(program, who, signal, when):
-    """Waits until the rank computes, then sends it the signal. when: a list that gets the time."""
+def strike(program, who, signal, when, sign=None):
+    """Waits until the rank computes, then sends it the signal. when: a list that gets the time. sign: a file that says
+    that it computes; otherwise it gets some time to begin."""
     until = time.monotonic() + 30
     while time.monotonic() < until:
         for pid in ranks.processes(program):
             try:
                 if rank_of(pid) != who or pathlib.Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
                     continue
-                time.sleep(1.5)
+                while sign and not sign.exists() and time.monotonic() < until:
+                    time.sleep(0.002)
+                time.sleep(0 if sign else 1.5)
                 os.kill(pid, signal)
                 when.append(time.monotonic())
             except OSError:
@@ -217,6 +220,62 @@ def one_fails(program):
     return ranks.report("one rank without weights", faults, text, seconds)
 
 
+def files_of(folder):
+    return [(folder / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
+
+
+def told_status(program):
+    """A program that runs that one and says what it returned."""
+    path = pathlib.Path.cwd() / "told"
+    path.write_text(f'#!/bin/sh\n{program} "$@"\nstatus=$?\necho "rank $OMPI_COMM_WORLD_RANK returned $status"\nexit $status\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def interrupted_run(moec, who, signal, options, text, learn, whole, after_checkpoint):
+    """Training that loses a rank after a checkpoint; whole: the checkpoints of the same run without that."""
+    name, out, when = f"training, signal {signal} for rank {who} of 2", pathlib.Path(f"cut{who}.{signal}"), []
+    run = ["train", text, *place("ep = 2"), "--threads", "1", "--out", str(out), "--deadline", str(DEADLINE)]
+    steps, before = sorted(p.name for p in whole.iterdir()), ranks.processes(moec)
+    thread = threading.Thread(target=strike, args=(moec, who, signal, when, out / steps[after_checkpoint]))
+    thread.start()
+    told = told_status(moec) if signal == 9 else moec  # a launcher that goes on without the dead returns 0
+    got, code, faults, seconds = ranks.run(os.environ["MPIRUN"], options, 2, told, [*run, *learn])
+    after = time.monotonic() - when[0] if when else 0
+    thread.join()
+    there = sorted(p.name for p in out.iterdir()) if out.exists() else []
+    if not when or not there or steps[-1] in there:
+        faults.append(f"it was not cut in the middle: {there}")
+    if not re.search(rf"rank {1 - who}: .*\brank {who}\b.* in step \d+", got):
+        faults.append(f"rank {1 - who} does not say that rank {who} is late")
+    if (f"rank {1 - who} returned 75" not in got if signal == 9 else code != 75) or after > DEADLINE + 3:
+        faults.append(f"not 75 (the launcher: {code}), or only after {after:.2f} s")
+    if left := ranks.processes(moec) - before:
+        faults.append(f"processes are left: {left}")
+    for step in there:
+        if step not in steps or files_of(out / step) != files_of(whole / step):
+            faults.append(f"{step} is no checkpoint of a completed update")
+    failed = ranks.report(name, faults, got, seconds)
+    if failed:
+        return failed
+    got, faults, seconds = launched(2, moec, [*run, "--data", learn[1], "--resume"])
+    if not (out / steps[-1]).exists() or files_of(out / steps[-1]) != files_of(whole / steps[-1]):
+        faults.append("other parameters than without the cut")
+    return ranks.report(name + ", resumed", faults, got, seconds)
+
+
+def training_faults(moec):
+    failed = False
+    text, data = str(ROOT / "examples" / "train_tiny.moe"), str(ROOT / "examples" / "kjv" / "heldout.bin")
+    learn = ["--data", data, "--steps", "30", "--batch", "8", "--length", "16", "--accumulate", "2", "--checkpoint-every", "5"]
+    got, faults, seconds = launched(2, moec, ["train", text, *place("ep = 2"), *learn, "--threads", "1", "--out", "whole"])
+    if ranks.report("training, whole", faults, got, seconds):
+        return True
+    for number, (who, signal, options) in enumerate(((0, 9, RECOVER), (1, 9, RECOVER), (1, 19, []))):
+        failed |= interrupted_run(moec, who, signal, options, text, learn, pathlib.Path("whole"), number)
+    return failed
+
+
 def faults(moec):
     must(moec, "import", str(REFERENCE / "deepseekv3_tiny"), "-o", "m.moe")
     two = compiled(moec, "m.moe", "two", place("ep = 2"))
@@ -225,7 +284,7 @@ def faults(moec):
     for program, n, who, signal, options in ((two, 2, 0, 9, RECOVER), (two, 2, 1, 9, RECOVER), (four, 4, 2, 9, RECOVER),
                                              (two, 2, 1, 19, []), (four, 4, 0, 19, [])):
         failed |= struck(program, n, who, signal, options)
-    return failed | one_fails(two)
+    return failed | one_fails(two) | training_faults(moec)
 
 
 def main():

@@ -44,21 +44,6 @@ typedef struct account {
 
 /* ---- dimensions ---- */
 
-static bool
-read_count(const mc_cli *cli, mc_option option, int64_t *out)
-{
-    const char *text = mc_cli_value(cli, option);
-    char *end;
-    if (!text) return true;
-    long long value = strtoll(text, &end, 10);
-    if (*text >= '0' && *text <= '9' && !*end && value > 0 && value < INT64_C(1) << 40) {
-        *out = value;
-        return true;
-    }
-    mc_cli_usage("--%s takes a whole number above 0, not '%s'", mc_option_infos[option].name, text);
-    return false;
-}
-
 /* One run-time dimension of the first input counts tokens; two are sequences and their length. */
 static moec_status
 choose_dims(account *a, const moec_model *model, const int64_t given[3], mc_fault *fault)
@@ -348,9 +333,10 @@ mc_cmd_mem(const mc_cli *cli)
 {
     moec_compile_options options;
     int64_t given[3] = {0}, n_threads = 0;
-    if (!mc_command_options(cli, &options) || !read_count(cli, MC_OPTION_TOKENS, &given[0]) ||
-        !read_count(cli, MC_OPTION_BATCH, &given[1]) || !read_count(cli, MC_OPTION_LENGTH, &given[2]) ||
-        !read_count(cli, MC_OPTION_THREADS, &n_threads))
+    if (!mc_command_options(cli, &options) || !mc_command_count(cli, MC_OPTION_TOKENS, INT64_C(1) << 40, &given[0]) ||
+        !mc_command_count(cli, MC_OPTION_BATCH, INT64_C(1) << 40, &given[1]) ||
+        !mc_command_count(cli, MC_OPTION_LENGTH, INT64_C(1) << 40, &given[2]) ||
+        !mc_command_count(cli, MC_OPTION_THREADS, INT64_C(1) << 40, &n_threads))
         return MC_EXIT_USAGE;
     if (given[0] && (given[1] || given[2]))
         return mc_cli_usage("--tokens T means --batch 1 --length T: give one of them");

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINKS_BYTES = 1 << 20, DEFAULT_TOKENS = 4096 };
+enum { MAX_LINKS_BYTES = 1 << 20, DEFAULT_TOKENS = 4096, MOST = 1 << 28 };
 
 /* What the plan is made of: the program as it is shared out, before weights are packed. */
 static const char forward_passes[] = "expand-moe,canonicalize,cse,dce,absorb-mla,fuse-moe,carve-fp8,dce";
@@ -21,21 +21,6 @@ typedef struct request {
     mc_ep_settings settings;
     mc_plan_traffic traffic;
 } request;
-
-static bool
-read_count(const mc_cli *cli, mc_option option, int64_t *out)
-{
-    const char *text = mc_cli_value(cli, option);
-    char *end;
-    if (!text) return true;
-    long long value = strtoll(text, &end, 10);
-    if (*text >= '0' && *text <= '9' && !*end && value > 0 && value <= 1 << 28) {
-        *out = value;
-        return true;
-    }
-    mc_cli_usage("--%s takes a whole number from 1 to %d, not '%s'", mc_option_infos[option].name, 1 << 28, text);
-    return false;
-}
 
 /* --links: a file, or else rows of the table. */
 static bool
@@ -72,7 +57,8 @@ read_mesh(request *r)
     mc_buf_str(&text, place);
     if (mesh) mc_buf_printf(&text, "%smesh %s", place.len ? "; " : "", mesh);
     int64_t nodes = 0, redundant = 0;
-    bool good = read_count(r->cli, MC_OPTION_NODES, &nodes) && read_count(r->cli, MC_OPTION_REDUNDANT, &redundant);
+    bool good = mc_command_count(r->cli, MC_OPTION_NODES, MOST, &nodes) &&
+                mc_command_count(r->cli, MC_OPTION_REDUNDANT, MOST, &redundant);
     if (nodes) mc_buf_printf(&text, "%snodes %lld", text.len ? "; " : "", (long long)nodes);
     if (redundant) mc_buf_printf(&text, "%sredundant %lld", text.len ? "; " : "", (long long)redundant);
     good = good && mc_ep_mesh_parse(mc_str_dup(r->unit->arena, mc_buf_view(&text)), &r->mesh, &r->unit->diags);
@@ -123,8 +109,9 @@ mc_cmd_plan(const mc_cli *cli)
     options.pipeline = options.train ? train_passes : forward_passes;
     request r = {.cli = cli, .settings = {.tokens = DEFAULT_TOKENS, .trains = options.train}};
     int64_t count;
-    if (!read_count(cli, MC_OPTION_TOKENS, &r.settings.tokens) || !read_count(cli, MC_OPTION_NODES, &count) ||
-        !read_count(cli, MC_OPTION_REDUNDANT, &count))
+    if (!mc_command_count(cli, MC_OPTION_TOKENS, MOST, &r.settings.tokens) ||
+        !mc_command_count(cli, MC_OPTION_NODES, MOST, &count) ||
+        !mc_command_count(cli, MC_OPTION_REDUNDANT, MOST, &count))
         return MC_EXIT_USAGE;
     const char *path = mc_cli_one_file(cli), *mesh = mc_cli_value(cli, MC_OPTION_MESH);
     if (!path) return MC_EXIT_USAGE;

@@ -56,6 +56,22 @@ mc_command_options(const mc_cli *cli, moec_compile_options *out)
     return false;
 }
 
+bool
+mc_command_count(const mc_cli *cli, mc_option option, int64_t most, int64_t *out)
+{
+    const char *text = mc_cli_value(cli, option);
+    char *end;
+    if (!text) return true;
+    long long value = strtoll(text, &end, 10);
+    if (*text >= '0' && *text <= '9' && !*end && value > 0 && value <= most) {
+        *out = value;
+        return true;
+    }
+    mc_cli_usage("--%s takes a whole number from 1 to %lld, not '%s'", mc_option_infos[option].name, (long long)most,
+                 text);
+    return false;
+}
+
 /* ---- what the harness reports ---- */
 
 typedef struct pass_printer {

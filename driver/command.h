@@ -9,6 +9,8 @@
 bool mc_command_options(const mc_cli *cli, moec_compile_options *out);
 /* --skip, --fuel, --print-changed, --dump-dir, --verify-each, --time-passes. Arrays live in the arena. */
 bool mc_command_pass_options(const mc_cli *cli, mc_arena *arena, mc_pass_options *out);
+/* A whole number from 1 to most; *out stays when the option is absent. */
+bool mc_command_count(const mc_cli *cli, mc_option option, int64_t most, int64_t *out);
 /* Prints "moec: ..." and returns the exit code that belongs to the status. */
 int mc_command_failed(moec_status status, const char *text);
 int mc_command_exit_code(moec_status status);

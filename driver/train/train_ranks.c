@@ -1,3 +1,5 @@
+/* train_ranks: see train_ranks.h. */
+#define _POSIX_C_SOURCE 200809L
 #include "driver/train/train_ranks.h"
 
 #include "runtime/abi_model.h"
@@ -6,8 +8,11 @@
 #include "runtime/train_params.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static moec_status
 no_memory(mc_fault *fault)
@@ -88,6 +93,48 @@ mc_train_ranks_any(const mc_train_ranks *r, bool *said, mc_fault *fault)
     if (!r->comm) return MOEC_OK;
     moec_status s = moec_comm_gather(r->comm, &own, 1, all, &error);
     for (uint32_t i = 0; i < r->size && s == MOEC_OK; i++) *said = *said || all[i];
+    return give(fault, &error, s);
+}
+
+/* ---- what one rank does for all ---------------------------------------------------------------------------------- */
+
+typedef struct errand {
+    mc_train_task *task;
+    void *context;
+    moec_status status;
+    mc_fault fault;
+    atomic_bool done;
+} errand;
+
+static void *
+run_errand(void *argument)
+{
+    errand *e = argument;
+    e->status = e->task(e->context, &e->fault);
+    atomic_store(&e->done, true);
+    return NULL;
+}
+
+/* Rank 0 says so often that it is at it: less than any deadline. */
+static const struct timespec beat = {.tv_nsec = 4000000};
+
+moec_status
+mc_train_ranks_first(const mc_train_ranks *r, mc_train_task *task, void *context, mc_fault *fault)
+{
+    unsigned char own, all[MC_COMM_MAX_RANKS] = {0};
+    errand e = {.task = task, .context = context};
+    moec_error error = {0};
+    moec_status s = MOEC_OK;
+    pthread_t thread;
+    bool apart = r->rank == 0 && r->size > 1 && pthread_create(&thread, NULL, run_errand, &e) == 0;
+    if (r->rank == 0 && !apart) run_errand(&e);
+    while (r->comm && s == MOEC_OK && !all[0]) {
+        if (apart && !atomic_load(&e.done)) nanosleep(&beat, NULL);
+        own = r->rank == 0 && atomic_load(&e.done);
+        s = moec_comm_gather(r->comm, &own, 1, all, &error);
+    }
+    if (apart) pthread_join(thread, NULL);
+    if (e.status != MOEC_OK) return mc_fail(fault, e.status, "%s", e.fault.text);
     return give(fault, &error, s);
 }
 

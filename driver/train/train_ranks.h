@@ -30,6 +30,12 @@ moec_status mc_train_ranks_grad_norm(const mc_train_ranks *r, mc_train_params *p
 /* Whether any rank says so, on all. */
 moec_status mc_train_ranks_any(const mc_train_ranks *r, bool *said, mc_fault *fault) MOEC_MUST_USE;
 
+/* On rank 0 something that takes its time, while the others wait for as long as rank 0 lives: returns when it has
+ * ended. Its error is rank 0's. */
+typedef moec_status mc_train_task(void *context, mc_fault *fault);
+moec_status mc_train_ranks_first(const mc_train_ranks *r, mc_train_task *task, void *context,
+                                 mc_fault *fault) MOEC_MUST_USE;
+
 /* On rank 0 *out gets all parameters with all experts, values and moments, to be written; on others none (n = 0). */
 typedef struct mc_train_whole {
     mc_train_params params;

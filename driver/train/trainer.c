@@ -315,6 +315,18 @@ mc_trainer_open(const moec_model *model, const moec_abi_model *abi, const mc_tra
     return s;
 }
 
+typedef struct checkpoint {
+    const char *out, *name;
+    const mc_train_state *state;
+} checkpoint;
+
+static moec_status
+write_checkpoint(void *context, mc_fault *fault)
+{
+    const checkpoint *c = context;
+    return mc_train_checkpoint_write(c->out, c->name, c->state, fault);
+}
+
 moec_status
 mc_trainer_save(mc_trainer *t, mc_fault *fault)
 {
@@ -330,7 +342,8 @@ mc_trainer_save(mc_trainer *t, mc_fault *fault)
     if (s != MOEC_OK) return s;
     mc_train_state state = t->state;
     state.params = whole.params;
-    if (t->ranks.rank == 0) s = mc_train_checkpoint_write(t->options.out, name, &state, fault);
+    checkpoint c = {t->options.out, name, &state};
+    s = mc_train_ranks_first(&t->ranks, write_checkpoint, &c, fault);
     mc_train_whole_destroy(&whole);
     return s;
 }

@@ -1,6 +1,8 @@
 /* A rank that dies, stops, fails or sends other sizes at the n-th exchange of a model's step, for every n: training and
  * inference on ranks that are threads. Every survivor is told in time which operation, peer and step it was; parameters
  * and histories are those of the last completed step, and nothing with that comm waits again. */
+#define _POSIX_C_SOURCE 200809L
+#include "driver/train/train_ranks.h"
 #include "moec/moec.h"
 #include "runtime/base/clock.h"
 #include "tests/support/play.h"
@@ -9,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_PARAMS = 32, BATCH = 2, LENGTH = 3, WIDTH = 40, ROUNDS = 2, POSITIONS = 8 };
 
@@ -366,6 +369,43 @@ START_TEST(test_inference)
 }
 END_TEST
 
+/* ---- what takes long is no fault --------------------------------------------------------------------------------- */
+
+static moec_status
+write_slowly(void *context, mc_fault *fault)
+{
+    const struct timespec t = {.tv_nsec = (long)(2.5 * deadline * 1e9)};
+    nanosleep(&t, NULL);
+    return *(bool *)context ? mc_fail(fault, MOEC_ERR_IO, "the disk is full") : MOEC_OK;
+}
+
+static void
+play_checkpoint(mc_player *p)
+{
+    bool *full = p->context;
+    mc_train_ranks r = {.comm = p->comm, .rank = p->rank, .size = p->n};
+    p->seconds = mc_seconds();
+    p->status = mc_train_ranks_first(&r, write_slowly, full, &p->fault);
+    if (mc_seconds() - p->seconds < 2 * deadline) mc_wrong(p, "nobody wrote");
+    bool said = p->rank == 2;
+    if (p->rank == 0 && *full) mc_comm_abort(p->comm, p->fault.text);
+    if (p->status == MOEC_OK) p->status = mc_train_ranks_any(&r, &said, &p->fault);
+}
+
+/* Only rank 0 writes checkpoints, in whatever time: the others wait longer than the deadline, as long as it lives. */
+START_TEST(test_slow_checkpoint)
+{
+    bool full = false;
+    mc_play(3, deadline, play_checkpoint, &full, NULL, players);
+    mc_played(players, 3, MOEC_OK);
+    full = true;
+    mc_play(3, deadline, play_checkpoint, &full, NULL, players);
+    ck_assert_int_eq(players[0].status, MOEC_ERR_IO);
+    for (int r = 1; r < 3; r++)
+        ck_assert_msg(strstr(players[r].fault.text, "disk is full"), "%s", players[r].fault.text);
+}
+END_TEST
+
 int
 main(void)
 {
@@ -374,6 +414,7 @@ main(void)
     tcase_set_timeout(tc, 120);
     tcase_add_loop_test(tc, test_training, 0, N_MESHES);
     tcase_add_loop_test(tc, test_inference, 0, N_MESHES);
+    tcase_add_test(tc, test_slow_checkpoint);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -90,7 +90,8 @@ typedef struct mc_comm_backend {
      * is what counts. From then on nothing reads or writes the buffers of what is under way, as far as the backend can
      * help it. Never waits. */
     void (*abort)(void *state, const char *why);
-    /* What another rank said with abort: false when nobody did. NULL: backends that cannot. */
+    /* What another rank said with abort: false when nobody did; empty: it left without a word. NULL: backends that
+     * cannot. */
     bool (*aborted)(void *state, uint32_t *out_rank, char *out_why, size_t n_bytes);
 } mc_comm_backend;
 

@@ -348,7 +348,7 @@ leave(void *state, bool clean)
 {
     rank *me = state;
     group *g = me->of;
-    if (!clean) abort_group(me, "it left in the middle of an exchange");
+    if (!clean) abort_group(me, "");
     atomic_store(&me->left, true);
     atomic_fetch_add(&g->n_left, 1);
     wake_all(g, me);

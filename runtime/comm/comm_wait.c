@@ -48,11 +48,11 @@ heard(moec_comm *c, const char *what)
     char why[MC_FAULT_BYTES - 64], step[40];
     uint32_t rank = 0;
     if (!c->backend->aborted || !c->backend->aborted(c->state, &rank, why, sizeof why)) return false;
-    if (c->at_step && !strstr(why, " in step "))
-        mc_comm_break(c, MOEC_ERR_COMM, "%s: rank %u%s: rank %u gave up: %s", what, c->place.rank,
-                      mc_comm_in_step(c, step, sizeof step), rank, why);
-    else
+    if (why[0])
         mc_comm_break(c, MOEC_ERR_COMM, "rank %u gave up: %s", rank, why);
+    else
+        mc_comm_break(c, MOEC_ERR_COMM, "%s: rank %u%s: rank %u gave up: it left in the middle of an exchange", what,
+                      c->place.rank, mc_comm_in_step(c, step, sizeof step), rank);
     return true;
 }
 

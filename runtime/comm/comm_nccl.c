@@ -189,5 +189,6 @@ const mc_comm_backend mc_comm_nccl = {
     .begin = mc_nccl_begin,
     .test = mc_nccl_test,
     .late = mc_nccl_late,
+    .rest = mc_nccl_rest,
     .abort = abort_nccl,
 };

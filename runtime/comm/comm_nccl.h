@@ -53,6 +53,7 @@ typedef struct mc_nccl {
     uint32_t queue[MC_COMM_REQUESTS], n_queue; /* slots not yet RUNNING, in the order of their begin */
     mc_nccl_run *runs;                         /* of all slots */
     mc_nccl_old *old;
+    double moved; /* mc_seconds when an exchange was begun or came to its end, for rest */
 } mc_nccl;
 
 /* What the ranks tell each other before NCCL can. */
@@ -73,6 +74,7 @@ moec_status mc_nccl_meet(mc_nccl_meeting *m, mc_fault *error) MOEC_MUST_USE;
 moec_status mc_nccl_begin(void *state, uint32_t index, const mc_exchange *x, mc_fault *error);
 moec_status mc_nccl_test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc_fault *error);
 void mc_nccl_late(void *state, uint32_t index, uint32_t *out_peer, size_t *out_bytes);
+void mc_nccl_rest(void *state, double seconds);
 /* Frees the copies, when nothing is under way. In the GPU's context. */
 void mc_nccl_free_copies(mc_nccl *n);
 /* Sleeps so long. */

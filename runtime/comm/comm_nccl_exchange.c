@@ -6,6 +6,7 @@
 #include "runtime/comm/comm_nccl.h"
 
 #include <assert.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,7 +17,7 @@ enum { UNTOUCHED = 0xA5 };
 #define CUDA(name, ...) MC_CUDA(n->gpu->cuda, error, name, __VA_ARGS__)
 #define NCCL(name, ...) mc_nccl_check(n->api, n->comm, n->api->name(__VA_ARGS__), #name, error)
 
-static const double look_seconds = 0.25;
+static const double look_seconds = 0.25, yield_seconds = 0.001, longest_nap = 0.001;
 
 /* ---- what is to be moved ---------------------------------------------------------------------------------------- */
 
@@ -262,6 +263,7 @@ mc_nccl_begin(void *state, uint32_t index, const mc_exchange *x, mc_fault *error
     assert(slot->phase == MC_NCCL_IDLE);
     moec_status s = enter(n, error);
     if (s != MOEC_OK) return s;
+    n->moved = mc_seconds();
     s = collect(n, slot, x, error);
     if (s == MOEC_OK && slot->send.n + slot->recv.n) {
         s = make_room(n, slot, slot->recv.begin + slot->recv.n_bytes, error);
@@ -303,6 +305,7 @@ mc_nccl_test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc
         if (r == CUDA_SUCCESS) {
             copy_out(slot);
             slot->phase = MC_NCCL_IDLE;
+            n->moved = mc_seconds();
             *out_done = true;
         } else if (r != CUDA_ERROR_NOT_READY) {
             s = mc_cuda_check(n->gpu->cuda, r, "cuEventQuery", error);
@@ -310,6 +313,21 @@ mc_nccl_test(void *state, uint32_t index, bool *out_done, uint32_t *out_peer, mc
     }
     mc_gpu_leave(n->gpu);
     return s;
+}
+
+/* Yields at first; later sleeps for a small part of what it has waited already, which costs that part at most and
+ * leaves the processor, and the driver's locks, to those who are still at work. */
+void
+mc_nccl_rest(void *state, double seconds)
+{
+    const mc_nccl *n = state;
+    double waited = mc_seconds() - n->moved, nap = waited / 20;
+    if (nap > longest_nap) nap = longest_nap;
+    if (nap > seconds) nap = seconds;
+    if (waited < yield_seconds)
+        sched_yield();
+    else
+        mc_nccl_nap(nap);
 }
 
 /* ---- who is late ------------------------------------------------------------------------------------------------ */

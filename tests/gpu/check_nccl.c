@@ -86,16 +86,17 @@ static moec_status
 round_of(check *c, size_t n, bool on_device)
 {
     moec_status s = MOEC_OK;
-    double best = 1e9;
+    double best = 1e9, longest = 0, begin = mc_seconds();
     memset(c->host, 0, 2 * c->size * room());
     for (uint32_t p = 0; p < c->size; p++)
         for (size_t i = 0; i < bytes_of(n, c->rank, p); i++) c->host[p * room() + i] = byte_of(c->rank, p, i);
     if (on_device) s = copy(c, true);
     for (int i = 0; i < REPEATS && s == MOEC_OK; i++) {
-        double begin = mc_seconds();
+        begin = mc_seconds();
         s = exchange(c, n, on_device);
         double seconds = mc_seconds() - begin;
         best = seconds < best ? seconds : best;
+        longest = seconds > longest ? seconds : longest;
     }
     if (s == MOEC_OK && on_device) s = copy(c, false);
     for (uint32_t p = 0; p < c->size && s == MOEC_OK; p++)
@@ -103,7 +104,13 @@ round_of(check *c, size_t n, bool on_device)
             if (c->host[(c->size + p) * room() + i] != byte_of(p, c->rank, i))
                 return mc_fail(&c->fault, MOEC_ERR_INTERNAL, "byte %zu of %zu from rank %u is wrong", i, n, p);
     if (s == MOEC_OK && c->rank == 0)
-        printf("%9zu bytes a pair, %s: %.1f us\n", n, on_device ? "device" : "host  ", 1e6 * best);
+        printf("%9zu bytes a pair, %s: %.1f us (longest %.1f ms)\n", n, on_device ? "device" : "host  ", 1e6 * best,
+               1e3 * longest);
+    if (s != MOEC_OK) {
+        mc_fault why = c->fault;
+        return mc_fail(&c->fault, s, "%zu bytes a pair, %s: after %.1f s: %.500s", n, on_device ? "device" : "host",
+                       mc_seconds() - begin, why.text);
+    }
     return s;
 }
 
@@ -197,7 +204,10 @@ run_threads(void)
     bool failed = false;
     for (uint32_t r = 0; r < size; r++) {
         ranks[r] = r;
-        if (pthread_create(&threads[r], NULL, thread_main, &ranks[r]) != 0) exit(EXIT_FAILURE);
+        if (pthread_create(&threads[r], NULL, thread_main, &ranks[r]) != 0) {
+            fprintf(stderr, "rank %u: no thread for it\n", r);
+            exit(EXIT_FAILURE);
+        }
     }
     for (uint32_t r = 0; r < size; r++) {
         void *result = NULL;
@@ -216,7 +226,10 @@ run_processes(void)
         if (child == 0) exit(rank_main(r));
         failed = failed || child < 0;
     }
-    for (int status = 0; wait(&status) > 0;) failed = failed || !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    for (int status = 0; wait(&status) > 0;) {
+        if (WIFSIGNALED(status)) fprintf(stderr, "a rank was ended by signal %d\n", WTERMSIG(status));
+        failed = failed || !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    }
     return !failed;
 }
 
@@ -230,10 +243,15 @@ main(int argc, char **argv)
         return 2;
     }
     size = (uint32_t)n;
-    if (!mkdtemp(folder)) return EXIT_FAILURE;
+    if (!mkdtemp(folder)) {
+        perror(folder);
+        return EXIT_FAILURE;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0); /* in one order with standard error */
+    double begin = mc_seconds();
     snprintf(meeting, sizeof meeting, "%s/meeting", folder);
     bool good = in_threads ? run_threads() : run_processes();
     rmdir(folder);
-    printf("check_nccl: %s\n", good ? "ok" : "FAILED");
+    printf("check_nccl: %s after %.1f s\n", good ? "ok" : "FAILED (see above)", mc_seconds() - begin);
     return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

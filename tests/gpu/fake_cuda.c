@@ -2,8 +2,8 @@
  */
 #define _GNU_SOURCE
 #include "tests/gpu/fake_cuda.h"
+#include "tests/gpu/fake_lock.h"
 
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@ enum { MAX_DEPTH = 16, MAX_ALL_FUNCTIONS = 128 };
 
 fake_stats fake_now;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static fake_lock lock = FAKE_LOCK;
 static bool initialized;
 static struct CUctx_st contexts[FAKE_MAX_DEVICES];
 static _Thread_local CUcontext current[MAX_DEPTH];
@@ -113,7 +113,7 @@ fake_context(void)
 CUresult
 fake_enter(const char *function, bool needs_context)
 {
-    pthread_mutex_lock(&lock);
+    fake_lock_take(&lock);
     CUcontext c = fake_context();
     CUresult r = planned_failure(function);
     if (r != CUDA_SUCCESS) {
@@ -123,14 +123,14 @@ fake_enter(const char *function, bool needs_context)
     } else if (needs_context) {
         r = !c || !c->references ? FAKE_INVALID_CONTEXT : c->lost;
     }
-    if (r != CUDA_SUCCESS) pthread_mutex_unlock(&lock);
+    if (r != CUDA_SUCCESS) fake_lock_give(&lock);
     return r;
 }
 
 CUresult
 fake_leave(CUresult result)
 {
-    pthread_mutex_unlock(&lock);
+    fake_lock_give(&lock);
     return result;
 }
 
@@ -138,9 +138,9 @@ void
 fake_pause(void)
 {
     static const struct timespec moment = {0, 100000};
-    pthread_mutex_unlock(&lock);
+    fake_lock_give(&lock);
     nanosleep(&moment, NULL);
-    pthread_mutex_lock(&lock);
+    fake_lock_take(&lock);
 }
 
 static const struct {
@@ -240,9 +240,9 @@ cuGetProcAddress_v2(const char *name, void **out_address, int version, uint64_t 
 void
 fake_cuda_stats(fake_stats *out)
 {
-    pthread_mutex_lock(&lock);
+    fake_lock_take(&lock);
     *out = fake_now;
-    pthread_mutex_unlock(&lock);
+    fake_lock_give(&lock);
 }
 
 /* ---- devices -------------------------------------------------------------------------------------------------------
@@ -261,11 +261,11 @@ cuInit(unsigned flags)
     if (flags) return FAKE_INVALID_VALUE;
     if (fake_number("MOEC_FAKE_STUB", 0)) return CUDA_ERROR_STUB_LIBRARY;
     if (count_devices() == 0) return CUDA_ERROR_NO_DEVICE;
-    pthread_mutex_lock(&lock);
+    fake_lock_take(&lock);
     CUresult r = planned_failure("cuInit");
     for (int i = 0; i < FAKE_MAX_DEVICES; i++) contexts[i].device = i;
     if (r == CUDA_SUCCESS) initialized = true;
-    pthread_mutex_unlock(&lock);
+    fake_lock_give(&lock);
     return r;
 }
 

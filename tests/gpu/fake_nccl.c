@@ -2,10 +2,10 @@
  * that do not block, and the switches that tests turn (README.md). What a program must not do with the real one is
  * refused here. */
 #define _GNU_SOURCE
+#include "tests/gpu/fake_lock.h"
 #include "tests/gpu/fake_nccl_impl.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ __attribute__((visibility("default"))) fake_nccl_stats_fn fake_nccl_stats;
 
 fake_nccl_numbers fake_nccl_now;
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static fake_lock lock = FAKE_LOCK;
 static fake_clique *cliques;
 static uint64_t n_ids;
 static _Thread_local bool grouping;
@@ -27,13 +27,13 @@ static _Thread_local fake_group *open_group; /* of this thread, between ncclGrou
 void
 fake_nccl_lock(void)
 {
-    pthread_mutex_lock(&lock);
+    fake_lock_take(&lock);
 }
 
 void
 fake_nccl_unlock(void)
 {
-    pthread_mutex_unlock(&lock);
+    fake_lock_give(&lock);
 }
 
 int

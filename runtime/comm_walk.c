@@ -15,7 +15,7 @@ typedef struct demands {
 
 struct mc_comm_walk {
     const moec_abi_model *abi;
-    moec_comm *comm;
+    moec_comm *comm, *own_comm; /* own: of one rank that brought none */
     mc_ep *ep;
     uint32_t *experts_of, *replicas_of; /* ranks that share the experts with this one; that hold the same */
     uint32_t *world;
@@ -97,6 +97,13 @@ create(mc_comm_walk *w, const int64_t *exprs, mc_fault *error)
 {
     const moec_abi_ep *ep = w->abi->ep;
     demands d = w->made_for = demands_of(w->abi, exprs);
+    if (!w->comm) {
+        moec_error why;
+        moec_comm_options alone = {.backend = "local"};
+        moec_status opened = moec_comm_open(&alone, &w->own_comm, &why);
+        if (opened != MOEC_OK) return mc_fail(error, opened, "%s", why.text);
+        w->comm = w->own_comm;
+    }
     if (!make_groups(w)) return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
     if (ep->round_robin && !(w->slots = malloc((size_t)greatest(d.experts, 1) * sizeof *w->slots)))
         return mc_fail(error, MOEC_ERR_MEMORY, "out of memory");
@@ -144,7 +151,8 @@ moec_status
 mc_comm_walk_attached(const moec_abi_model *abi, moec_comm *comm, const int64_t *exprs, mc_comm_walk **out,
                       mc_fault *error)
 {
-    mc_comm_walk *w = comm ? mc_comm_attached(comm) : NULL;
+    if (!comm) return mc_fail(error, MOEC_ERR_ARGUMENT, "%s is planned for ranks: give the call a comm", abi->name);
+    mc_comm_walk *w = mc_comm_attached(comm);
     demands now = demands_of(abi, exprs);
     const demands *had = w ? &w->made_for : NULL;
     bool fits = w && w->abi == abi && had->tokens >= now.tokens && had->rows >= now.rows &&
@@ -161,6 +169,7 @@ mc_comm_walk_destroy(mc_comm_walk *w)
 {
     if (!w) return;
     mc_ep_destroy(w->ep);
+    moec_comm_close(w->own_comm);
     free(w->experts_of);
     free(w->replicas_of);
     free(w->world);
@@ -177,6 +186,7 @@ mc_comm_walk_bytes(const mc_comm_walk *w)
 void
 mc_comm_walk_step(mc_comm_walk *w)
 {
+    mc_comm_identify(w->comm, w->abi->hash, 0); /* sessions of several models may share the group */
     mc_comm_at_step(w->comm, w->step++);
 }
 

@@ -11,6 +11,13 @@
 
 enum { MAX_PARAMS = 64, MAX_TENSORS = 16 };
 
+/* Most of the time goes to LLVM, which the sanitizers slow down: they see every third case. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { EVERY = 3 };
+#else
+enum { EVERY = 1 };
+#endif
+
 static const struct text {
     const char *name, *text;
     const char *axis; /* what is shared out */
@@ -343,19 +350,19 @@ every_mesh(const struct text *t, const char *order, bool recompute, double allow
 
 START_TEST(test_strict)
 {
-    every_mesh(&texts[_i], NULL, false, 0);
+    if ((_i + 2) % EVERY == 0) every_mesh(&texts[_i], NULL, false, 0);
 }
 END_TEST
 
 START_TEST(test_recompute)
 {
-    every_mesh(&texts[_i], NULL, true, 0);
+    if ((_i + 1) % EVERY == 0) every_mesh(&texts[_i], NULL, true, 0);
 }
 END_TEST
 
 START_TEST(test_tree)
 {
-    every_mesh(&texts[_i], "place.order=tree", false, 2e-5);
+    if ((_i + 0) % EVERY == 0) every_mesh(&texts[_i], "place.order=tree", false, 2e-5);
 }
 END_TEST
 

@@ -29,6 +29,9 @@ bool
 mc_plan_ep(mc_plan *p)
 {
     mc_str text = mc_module_meta(p->module, "ep");
+    if (text.len && !p->backend->ranks)
+        return mc_plan_refuse(
+            p, "models for several ranks run on processors only: compile this one with --mesh ep=1,dp=1");
     long long ranks, replicas, per_node;
     int round_robin, reduced, end = 0;
     if (!text.len) return true;
@@ -182,9 +185,8 @@ void
 mc_plan_select_comm(mc_plan *p, const mc_op *op)
 {
     mc_dim own = p->ep ? mc_dim_sym((int)p->ep->rank_sym) : mc_dim_const(1);
-    if (!p->ep || !p->backend->ranks) {
-        mc_plan_refuse(p, p->ep ? "this backend runs models of one rank: compile with --mesh ep=1"
-                                : "the module does not say what its ranks are (meta 'ep')");
+    if (!p->ep) {
+        mc_plan_refuse(p, "the module does not say what its ranks are (meta 'ep')");
         return;
     }
     switch ((int)op->opcode) {

@@ -143,6 +143,7 @@ add_model(const char *path, const char *config, bool train, const char *setting)
     moec_compile_options options = {.train = train,
                                     .pipeline = train ? "@gpu-train" : "@gpu",
                                     .config = config,
+                                    .mesh = "ep = 1, dp = 1, tp = 1",
                                     .settings = &setting,
                                     .n_settings = *setting != 0};
     mc_unit u;

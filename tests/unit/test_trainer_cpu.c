@@ -518,7 +518,7 @@ START_TEST(test_mem_formula)
     ck_assert_uint_eq(number(experts, "k"), 2);
     ck_assert_uint_eq(number(experts, "d"), 1024);
     ck_assert_uint_eq(number(experts, "f"), 3584);
-    ck_assert_uint_eq(number(experts, "formula_bytes_per_token"), 4 * (1024 + 2 * 2 * 3584) + 16 * 2 + 4);
+    ck_assert_uint_eq(number(experts, "formula_bytes_per_token"), 4 * (1024 + 2 * 2 * 3584) + 8 * 2);
     const json_t *save = json_object_get(json_object_get(root, "policies"), "save");
     ck_assert_uint_le(number(save, "saved"), number(experts, "formula_bytes_per_token") * 2048);
     json_decref(root);

@@ -183,12 +183,13 @@ START_TEST(steps_equal_whole)
 }
 END_TEST
 
-/* What a training step does beside its results: no case of a file can show it, accumulate_tells_the_path and
- * output_is_recorded do. */
+/* What a training step does beside its results, and what is between ranks: no case of a file can show it,
+ * accumulate_tells_the_path, output_is_recorded and a_rank_alone do. */
 static bool
 is_effect(mc_opcode opcode)
 {
-    return opcode == MC_OP_OUTPUT || opcode == MC_OP_ACCUMULATE;
+    bool between_ranks = opcode >= MC_OP_EP_ROUTE && opcode <= MC_OP_EP_MERGE;
+    return opcode == MC_OP_OUTPUT || opcode == MC_OP_ACCUMULATE || between_ranks;
 }
 
 /* No op of the table may be without an executed case. */
@@ -481,6 +482,52 @@ START_TEST(accumulate_tells_the_path)
 }
 END_TEST
 
+/* A rank that is alone sends rows to itself: what comes back is what went, in the order of the experts. Tokens 0, 2 and
+ * 3 chose experts 2 1, 0 2 and 1 1; token 1 chose none. */
+START_TEST(a_rank_alone)
+{
+    static const char text[] =
+        "moir 1 stage=dist\ndim T\ndim epT\ndim epY0\ndim epX0\ndim epM0\n"
+        "model @m(%x: f32[T, 1], %w: f32[T, 2], %ids: i32[T, 2]) -> (f32[2*T, 1], f32[T, 1], f32[T, 1], f32[epM0, 1]) "
+        "{\n"
+        "  %offsets, %tokens, %slots, %gates = moe.dispatch %w, %ids {experts = 3} : i32[4], i32[2*T], i32[2*T], "
+        "f32[2*T]\n"
+        "  %o, %r, %order, %sent, %st, %c = ep.route %offsets, %tokens, %ids {experts = 3, share = 3, ranks = 1, way = "
+        "\"rank\", "
+        "received = \"epX0\"} : i32[4], i32[epY0], i32[epY0], i32[2*T], i32[2*T], i32[6, 1]\n"
+        "  %f = ep.send %x, %o, %r, %order, %sent, %st, %c {way = \"rank\"} : f32[epX0, 1]\n"
+        "  %xr = ep.wait %f : f32[epX0, 1]\n"
+        "  %rows = moe.permute %xr, %r, %o : f32[epY0, 1]\n"
+        "  %b = ep.return %rows, %o, %r, %order, %sent, %st, %c : f32[2*T, 1]\n"
+        "  %g = ep.send_rows %gates, %o, %r, %order, %sent, %st, %c : f32[epY0]\n"
+        "  %part = moe.unpermute %rows, %o, %r, %g : f32[epX0, 1]\n"
+        "  %sum = ep.reduce %part, %o, %r, %order, %sent, %st, %c {way = \"rank\"} : f32[T, 1]\n"
+        "  %all, %begin = ep.gather %x {ranks = 1, all = \"epT\"} : f32[epT, 1], i32[1]\n"
+        "  %own = ep.own %all, %begin : f32[T, 1]\n"
+        "  %merged, %mo = ep.merge %rows, %o {replicas = 1, merged = \"epM0\"} : f32[epM0, 1], i32[4]\n"
+        "  return %b, %sum, %own, %merged\n"
+        "}\n";
+    float x[] = {1, 2, 3, 4}, w[] = {10, 20, 1, 1, 30, 40, 50, 60};
+    int32_t ids[] = {2, 1, -1, -1, 0, 2, 1, 1};
+    static const double rows[] = {3, 1, 4, 4, 1, 3}, sums[] = {30, 0, 210, 440};
+    mc_ref_tensor in[] = {{MOEC_F32, 2, {4, 1}, 4, x}, {MOEC_F32, 2, {4, 2}, 8, w}, {MOEC_I32, 2, {4, 2}, 8, ids}},
+                  out[4];
+    bench b;
+    bench_open(&b, text, (mc_ref_options){0});
+    ck_assert_msg(mc_ref_run(b.ref, NULL, in, 3, b.arena, out, 4), "%s", mc_messages(&b.diags).data);
+    ck_assert_int_eq(out[0].n, 8);
+    ck_assert_int_eq(out[3].n, 6);
+    for (int i = 0; i < 8; i++) {
+        double got = mc_ref_tensor_get(&out[0], i);
+        ck_assert_msg(i < 6 ? got == rows[i] : isnan(got), "row %d came back as %g", i, got);
+        if (i < 6) ck_assert_double_eq(mc_ref_tensor_get(&out[3], i), rows[i]);
+        if (i < 4) ck_assert_double_eq(mc_ref_tensor_get(&out[1], i), sums[i]);
+        if (i < 4) ck_assert_double_eq(mc_ref_tensor_get(&out[2], i), x[i]);
+    }
+    bench_close(&b);
+}
+END_TEST
+
 static void
 note_output(void *user, const mc_ref_event *event)
 {
@@ -530,6 +577,7 @@ main(void)
     tcase_add_test(own, recorder_sees_scope_and_results);
     tcase_add_test(own, accumulate_tells_the_path);
     tcase_add_test(own, output_is_recorded);
+    tcase_add_test(own, a_rank_alone);
     suite_add_tcase(suite, own);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -423,13 +423,14 @@ number_of(const mc_dist *d, const mc_op *dispatch, int next)
 static void
 hoist(mc_op *op, mc_op *front)
 {
+    const mc_op *before = front;
+    while (before && before != op) before = before->prev;
+    if (before) return; /* and so does all that it needs */
     for (int i = 0; i < op->n_operands; i++) {
         const mc_value *v = mc_operand(op, i);
         if (v && v->def) hoist(v->def, front);
     }
-    const mc_op *before = front;
-    while (before && before != op) before = before->prev;
-    if (!before) mc_op_move_before(front, op);
+    mc_op_move_before(front, op);
 }
 
 /* The first op that reads rows which forward kept; NULL: none. */

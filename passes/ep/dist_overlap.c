@@ -3,42 +3,13 @@
  */
 #include "passes/ep/dist.h"
 
+#include <string.h>
+
 static bool
 is_begin(const mc_op *op)
 {
     return op->opcode == MC_OP_EP_SEND || op->opcode == MC_OP_EP_SEND_ROWS || op->opcode == MC_OP_EP_RETURN ||
            op->opcode == MC_OP_EP_REDUCE;
-}
-
-static bool
-stands_before(const mc_op *a, const mc_op *b)
-{
-    while (b && b != a) b = b->prev;
-    return b != NULL;
-}
-
-/* Whether op could stand before `site`: it is pure, and so is everything after `site` that it needs. */
-static bool
-can_move(const mc_op *op, const mc_op *site)
-{
-    if (stands_before(op, site)) return op != site;
-    if (!mc_op_has(op, MC_TRAIT_PURE)) return false;
-    for (int i = 0; i < op->n_operands; i++) {
-        const mc_value *v = mc_operand(op, i);
-        if (v && v->def && !can_move(v->def, site)) return false;
-    }
-    return true;
-}
-
-static void
-move(mc_op *op, mc_op *site)
-{
-    if (stands_before(op, site)) return;
-    for (int i = 0; i < op->n_operands; i++) {
-        mc_value *v = mc_operand(op, i);
-        if (v && v->def) move(v->def, site);
-    }
-    mc_op_move_before(site, op);
 }
 
 static bool
@@ -48,17 +19,55 @@ is_product(const mc_op *op)
            op->opcode == MC_OP_LINEAR_DW;
 }
 
+/* By id of the op, for one wait. */
+typedef struct marks {
+    bool *after;  /* it is the wait, or stands behind it */
+    bool *free;   /* it is pure, and depends on nothing behind the wait that is not */
+    bool *wanted; /* a free product, or what one needs */
+} marks;
+
+static void
+find_free(const marks *m, mc_op *wait)
+{
+    m->after[wait->id] = true;
+    m->free[wait->id] = false;
+    for (const mc_op *op = wait->next; op; op = op->next) {
+        bool free = mc_op_has(op, MC_TRAIT_PURE);
+        for (int i = 0; i < op->n_operands && free; i++) {
+            const mc_value *v = mc_operand(op, i);
+            free = !v || !v->def || !m->after[v->def->id] || m->free[v->def->id];
+        }
+        m->after[op->id] = true;
+        m->free[op->id] = free;
+        m->wanted[op->id] = free && is_product(op);
+    }
+}
+
+static void
+move_wanted(const marks *m, mc_op *wait)
+{
+    for (const mc_op *op = wait->func->last; op != wait; op = op->prev) {
+        for (int i = 0; i < op->n_operands && m->wanted[op->id]; i++)
+            if (mc_operand(op, i) && mc_operand(op, i)->def) m->wanted[mc_operand(op, i)->def->id] = true;
+    }
+    mc_op *next;
+    for (mc_op *op = wait->next; op; op = next) {
+        next = op->next;
+        if (m->wanted[op->id]) mc_op_move_before(wait, op);
+    }
+}
+
 void
 mc_dist_overlap(mc_dist *d, mc_func *f)
 {
-    (void)d;
+    size_t n = d->module->next_id;
+    marks m = {MC_NEW_N(d->pass->scratch, bool, n), MC_NEW_N(d->pass->scratch, bool, n),
+               MC_NEW_N(d->pass->scratch, bool, n)};
     MC_FOR_OPS(wait, f)
     {
         if (wait->opcode != MC_OP_EP_WAIT || !wait->prev || !is_begin(wait->prev)) continue;
-        mc_op *next;
-        for (mc_op *op = wait->next; op; op = next) {
-            next = op->next;
-            if (is_product(op) && can_move(op, wait)) move(op, wait);
-        }
+        memset(m.after, 0, n * sizeof *m.after);
+        find_free(&m, wait);
+        move_wanted(&m, wait);
     }
 }
